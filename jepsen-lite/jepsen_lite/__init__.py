@@ -1,0 +1,1 @@
+"""jepsen-lite: breaks the store on purpose, and judges what it did."""

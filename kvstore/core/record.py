@@ -1,0 +1,141 @@
+"""What is stored under a key, as the same bytes in memory, log, base store and peer messages.
+
+    record := version u64 | expires_ms u64 | kind u8 | flags u8 | operation 16 bytes | payload
+
+All big-endian, so that comparing the first eight bytes compares versions. A record is
+made once, by the coordinator, and copied as it is from there on: no node re-encodes it.
+
+Rules kept here:
+- records merge by the order (strong, version): a plain record never replaces a strong one,
+  whatever its version;
+- equal order with different bytes cannot come from correct nodes; the larger bytes win, so
+  that every replica ends alike, and `Order.CONFLICT` lets the caller raise the alarm;
+- expired means absent, but an expired record keeps its version: `reclaim` drops the payload
+  and leaves a tombstone in its place, because an older record with no expiry may still sit on
+  a replica that was away (docs/decisions/0001-expired-records-become-tombstones.md).
+"""
+
+from __future__ import annotations
+
+import struct
+from enum import Enum
+
+from kvstore.types import Kind, Millis, OperationId, Version
+
+_HEADER = struct.Struct(">QQBB16s")
+HEADER_BYTES = _HEADER.size
+assert HEADER_BYTES == 34
+
+FLAG_STRONG = 1
+"""Written by a register change."""
+FLAG_RECLAIMED = 2
+"""A tombstone that took the place of an expired record of the same version."""
+
+_TOMBSTONE = int(Kind.TOMBSTONE)
+_AT_KIND = 16
+_AT_FLAGS = 17
+NO_OPERATION = OperationId(bytes(16))
+
+
+class Order(Enum):
+    """How one record stands to another under the same key."""
+
+    NEWER = "newer"
+    OLDER = "older"
+    SAME = "same"
+    CONFLICT_WINS = "conflict-wins"
+    CONFLICT_LOSES = "conflict-loses"
+
+
+def encode(
+    version: Version,
+    expires_ms: Millis | int,
+    kind: Kind | int,
+    payload: bytes,
+    *,
+    operation: OperationId = NO_OPERATION,
+    flags: int = 0,
+) -> bytes:
+    """Build a record. `expires_ms` 0 means never."""
+    return _HEADER.pack(version, expires_ms, kind, flags, operation) + payload
+
+
+def version_of(record: bytes) -> Version:
+    """The record's version."""
+    return Version(int.from_bytes(record[:8], "big"))
+
+
+def expires_of(record: bytes) -> Millis:
+    """The instant the record ends, or 0."""
+    return Millis(int.from_bytes(record[8:16], "big"))
+
+
+def kind_of(record: bytes) -> int:
+    """The kind byte; see `kvstore.types.Kind`."""
+    return record[_AT_KIND]
+
+
+def flags_of(record: bytes) -> int:
+    """The flag bits."""
+    return record[_AT_FLAGS]
+
+
+def operation_of(record: bytes) -> OperationId:
+    """The id of the operation that wrote the record."""
+    return OperationId(record[18:34])
+
+
+def payload_of(record: bytes) -> bytes:
+    """The value (empty for a tombstone)."""
+    return record[HEADER_BYTES:]
+
+
+def is_expired(record: bytes, now_ms: int) -> bool:
+    """Whether the record's time has come. The instant itself counts as expired."""
+    expires = record[8:16]
+    return expires != b"\0\0\0\0\0\0\0\0" and int.from_bytes(expires, "big") <= now_ms
+
+
+def is_live(record: bytes | None, now_ms: int) -> bool:
+    """Whether a reader may see it: there, not deleted, not expired."""
+    if record is None or record[_AT_KIND] == _TOMBSTONE:
+        return False
+    expires = record[8:16]
+    return expires == b"\0\0\0\0\0\0\0\0" or int.from_bytes(expires, "big") > now_ms
+
+
+def is_newer(record: bytes, than: bytes | None) -> bool:
+    """Whether `record` replaces `than`, by (strong, version), ties by bytes.
+
+    A reclaimed tombstone ties with the record it came from and replaces nothing.
+    """
+    if than is None:
+        return True
+    strong, than_strong = record[_AT_FLAGS] & FLAG_STRONG, than[_AT_FLAGS] & FLAG_STRONG
+    if strong != than_strong:
+        return bool(strong)
+    if record[:8] != than[:8]:
+        return record[:8] > than[:8]
+    return compare(record, than) is Order.CONFLICT_WINS
+
+
+def compare(record: bytes, other: bytes) -> Order:
+    """Tell how `record` stands to `other`, both under the same key."""
+    mine = (record[_AT_FLAGS] & FLAG_STRONG, record[:8])
+    theirs = (other[_AT_FLAGS] & FLAG_STRONG, other[:8])
+    if mine != theirs:
+        return Order.NEWER if mine > theirs else Order.OLDER
+    if record == other or (record[_AT_FLAGS] | other[_AT_FLAGS]) & FLAG_RECLAIMED:
+        return Order.SAME
+    return Order.CONFLICT_WINS if record > other else Order.CONFLICT_LOSES
+
+
+def reclaim(record: bytes) -> bytes:
+    """The tombstone that takes an expired record's place: same version and expiry, no payload."""
+    version, expires_ms, _, flags, operation = _HEADER.unpack_from(record)
+    return _HEADER.pack(version, expires_ms, _TOMBSTONE, flags | FLAG_RECLAIMED, operation)
+
+
+def is_well_formed(record: bytes) -> bool:
+    """Whether bytes from outside can be a record at all."""
+    return len(record) >= HEADER_BYTES and 1 <= record[_AT_KIND] <= len(Kind) and record[:8] != bytes(8)

@@ -1,0 +1,1 @@
+"""The ports, imagined: a whole cluster from a seed."""

@@ -1,0 +1,1 @@
+"""Write-ahead log, memtable and base store behind one face."""

@@ -1,0 +1,1 @@
+"""MessagePack-RPC as pure state machines: the only home of msgpack."""
