@@ -1,0 +1,99 @@
+# Each target only calls a tool; `make help` lists them. Nothing here needs root.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+PYTHON ?=
+ARGS ?=
+SEED ?= 1
+RUNS ?= 200
+PYTEST := $(BIN)/python -m pytest
+
+##@ Use
+
+.PHONY: up
+up: $(VENV)/.installed ## start a durable 3-node cluster here and stay with it (ARGS="--nodes 5 --dir D")
+	@exec $(BIN)/kv up $(ARGS)
+
+.PHONY: down
+down: $(VENV)/.installed ## stop the cluster that `make up ARGS=--detach` left running
+	@exec $(BIN)/kv down $(ARGS)
+
+##@ Work on it
+
+.PHONY: test
+test: $(VENV)/.tools ## all tests: unit, property, contract, simulated clusters, real processes
+	$(PYTEST) -n 2 $(ARGS)
+
+.PHONY: check
+check: $(VENV)/.tools ## format, lint, floors, types, spelling, tidiness, docs
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/mypy
+	$(BIN)/basedpyright --level error
+	$(BIN)/codespell
+	$(PYTEST) -q -p no:randomly tests/test_tidy.py tests/test_docs.py
+
+.PHONY: fmt
+fmt: $(VENV)/.tools ## format, and mend what the linter can mend
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+.PHONY: sim
+sim: $(VENV)/.tools ## seeded clusters in one process: make sim SEED=7 RUNS=1
+	$(BIN)/python -m kvstore.sim --seed $(SEED) --runs $(RUNS) $(ARGS)
+
+.PHONY: e2e
+e2e: $(VENV)/.tools ## only the tests that start real node processes
+	$(PYTEST) -n 2 -m e2e $(ARGS)
+
+.PHONY: cover
+cover: $(VENV)/.tools ## branch coverage, with the floors below which it fails
+	$(BIN)/coverage erase
+	$(PYTEST) -n 2 -m "not e2e" --cov --cov-report= $(ARGS)
+	$(BIN)/coverage report --fail-under=85
+	$(BIN)/coverage report --include='kvstore/core/*' --fail-under=100
+	$(BIN)/coverage report --include='kvstore/wire/*' --fail-under=95
+	$(BIN)/coverage report --include='kvstore/storage/*' --fail-under=95
+
+.PHONY: bench
+bench: $(VENV)/.tools ## our cluster beside etcd and Redis, when they are installed
+	$(BIN)/python bench/compare.py $(ARGS)
+
+.PHONY: clean
+clean: ## remove the environment and every cache; leaves ./kv-data alone
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage .coverage.* \
+	    htmlcov dist build
+	find kvstore cli jepsen-lite tests bench -name __pycache__ -prune -exec rm -rf {} +
+
+.PHONY: help
+help: ## this list
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} \
+	    /^[a-z0-9-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# --- the environment: each step leaves a stamp, so that the second `make up` installs nothing -----
+$(VENV)/.made:
+	@py=; for p in $(PYTHON) python3.11 python3.12 python3.13 python3; do \
+	    if "$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then py=$$p; break; fi; done; \
+	if [ -z "$$py" ]; then echo "kvstore needs Python 3.11 or newer: apt-get install python3 (or: make PYTHON=/path/to/python3)" >&2; exit 1; fi; \
+	if ! "$$py" -c 'import ensurepip, venv' 2>/dev/null; then \
+	    echo "$$py cannot make virtual environments: apt-get install python3-venv" >&2; exit 1; fi; \
+	echo "making $(VENV) with $$("$$py" --version)"; \
+	rm -rf $(VENV); "$$py" -m venv $(VENV)
+	@# Dependency groups came with pip 25.1.
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	@touch $@
+
+$(VENV)/.installed: pyproject.toml $(VENV)/.made
+	@echo "installing kvstore into $(VENV)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/.tools: $(VENV)/.installed
+	@echo "installing the test and check tools into $(VENV)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --group dev
+	@touch $@

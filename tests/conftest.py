@@ -1,0 +1,67 @@
+"""Fixtures that every area may need, and the choice of event loop.
+
+`KV_TEST_LOOP=uvloop` runs every async test on uvloop instead of the stock loop; CI does both.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import socket
+from collections.abc import Callable, Iterator, Mapping
+
+import pytest
+
+_EPHEMERAL_FROM = 32_768
+"""Below this the kernel hands no port to an outgoing connection, so what was free stays free."""
+_PORTS_FROM = 20_000
+_WORKERS_MAX = 6
+
+if os.environ.get("KV_TEST_LOOP") == "uvloop":
+    import uvloop
+
+    def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+        """Tell pytest-asyncio which loop to make."""
+        return {"uvloop": uvloop.new_event_loop}
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+@pytest.fixture(scope="session")
+def _port_source() -> Iterator[int]:
+    """Walk a range of ports that belongs to this test process alone."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % _WORKERS_MAX
+    share = (_EPHEMERAL_FROM - _PORTS_FROM) // _WORKERS_MAX
+    first = _PORTS_FROM + worker * share
+    # Two test runs at once on one machine should seldom meet: start where the process id says.
+    start = os.getpid() * 37 % share
+    return itertools.cycle((*range(first + start, first + share), *range(first, first + start)))
+
+
+@pytest.fixture
+def free_port(_port_source: Iterator[int]) -> Callable[[], int]:
+    """Give loopback ports that nobody listens on; each call another one."""
+    return lambda: next(port for port in _port_source if _is_free(port))
+
+
+@pytest.fixture
+def free_base_port(_port_source: Iterator[int]) -> Callable[[int], int]:
+    """Give the first of `count` client ports in a row whose peer ports (100 above) are free as well."""
+
+    def find(count: int = 3) -> int:
+        for base in _port_source:
+            run = [base + i + shift for i in range(count) for shift in (0, 100)]
+            if max(run) < _EPHEMERAL_FROM and all(map(_is_free, run)):
+                return base
+        raise AssertionError
+
+    return find
