@@ -26,7 +26,7 @@ down: $(VENV)/.installed ## stop the cluster that `make up ARGS=--detach` left r
 
 .PHONY: test
 test: $(VENV)/.tools ## all tests: unit, property, contract, simulated clusters, real processes
-	$(PYTEST) -n 2 $(ARGS)
+	$(PYTEST) -n 2 --dist loadgroup $(ARGS)
 
 .PHONY: check
 check: $(VENV)/.tools ## format, lint, floors, types, spelling, tidiness, docs
@@ -49,12 +49,12 @@ sim: $(VENV)/.tools ## seeded clusters in one process: make sim SEED=7 RUNS=1
 
 .PHONY: e2e
 e2e: $(VENV)/.tools ## only the tests that start real node processes
-	$(PYTEST) -n 2 -m e2e $(ARGS)
+	$(PYTEST) -n 2 --dist loadgroup -m e2e $(ARGS)
 
 .PHONY: cover
 cover: $(VENV)/.tools ## branch coverage, with the floors below which it fails
 	$(BIN)/coverage erase
-	$(PYTEST) -n 2 -m "not e2e" --cov --cov-report= $(ARGS)
+	$(PYTEST) -n 2 --dist loadgroup -m "not e2e" --cov --cov-report= $(ARGS)
 	$(BIN)/coverage report --fail-under=85
 	$(BIN)/coverage report --include='kvstore/core/*' --fail-under=100
 	$(BIN)/coverage report --include='kvstore/wire/*' --fail-under=95

@@ -54,6 +54,13 @@ def offences(name: str, text: str) -> Iterator[tuple[str, str]]:
         # The pattern itself stands here once, which is the only place it may.
         if name != "tests/test_tidy.py":
             yield "todo", f"{found[0]} without an issue number"
+    yield from _parts(name, tree)
+    if Path(name).name == "__init__.py":
+        yield from _own_code(tree)
+
+
+def _parts(name: str, tree: ast.Module) -> Iterator[tuple[str, str]]:
+    """What is wrong with the functions, classes and calls of a file."""
     for node in ast.walk(tree):
         match node:
             case ast.FunctionDef() | ast.AsyncFunctionDef() if _lines_of(node) > FUNCTION_LINES_MAX:
@@ -64,13 +71,16 @@ def offences(name: str, text: str) -> Iterator[tuple[str, str]]:
                     yield node.name, f"class of {methods} methods; at most {CLASS_METHODS_MAX}"
             case ast.Call(func=ast.Name(id="hash")) if name.startswith("kvstore/"):
                 yield "hash", "builtin hash() differs between processes: use kvstore.core.hashing"
-    if Path(name).name == "__init__.py":
-        for statement in tree.body:
-            match statement:
-                case ast.FunctionDef(name="__getattr__" | "__dir__"):
-                    pass  # PEP 562: how a package makes its public face lazy
-                case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
-                    yield statement.name, "an __init__ only re-exports"
+
+
+def _own_code(tree: ast.Module) -> Iterator[tuple[str, str]]:
+    """What an `__init__` defines beyond the public names it re-exports."""
+    for statement in tree.body:
+        match statement:
+            case ast.FunctionDef(name="__getattr__" | "__dir__"):
+                pass  # PEP 562: how a package makes its public face lazy
+            case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
+                yield statement.name, "an __init__ only re-exports"
 
 
 def test_every_file_keeps_the_rules() -> None:
