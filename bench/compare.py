@@ -1,0 +1,166 @@
+"""The same load on our cluster, etcd and Redis, in turn, in one run: `make bench`.
+
+Every store is started fresh on this machine with its own directories, loaded with the same keys, and
+driven by the same generator (kvstore_cli.bench_worker) over a channel of the same cost. Each round
+takes the stores in another order; the table shows medians over the rounds, and ratios to ours.
+
+What the figures can and cannot tell: the generator and all nodes share one machine and its disk, so
+they compare the processor time a request costs as much as anything else, and there is no network.
+Only ratios travel.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import platform
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import stores
+from kvstore_cli.bench_report import as_plain
+from kvstore_cli.bench_run import run, split
+from kvstore_cli.bench_worker import Share
+from stores import Target
+
+Opener = Callable[[Path], contextlib.AbstractContextManager[Target]]
+
+RIVALS: dict[str, tuple[Opener, tuple[str, ...]]] = {
+    "kvstore": (stores.ours, ()),
+    "etcd": (stores.etcd, ("etcd", "etcdctl")),
+    "redis": (stores.redis_single, ("redis-server", "redis-cli")),
+    "redis-replicated": (stores.redis_replicated, ("redis-server", "redis-cli")),
+}
+
+WORKLOADS: dict[str, tuple[str, str, int]] = {
+    "put, 50 connections": ("put", "put", 50),
+    "put, 200 connections": ("put", "put", 200),
+    "get strong, 50 connections": ("get", "get_strong", 50),
+    "get weak, 50 connections": ("get", "get_weak", 50),
+}
+"""Name -> mix, which connector of the target, connections. Strong: quorum (ours), linearizable (etcd).
+Weak: `one` (ours), serializable (etcd). Redis answers both from its primary."""
+
+
+def measure(target: Target, workload: str, options: argparse.Namespace, *, load: bool) -> dict[str, Any]:
+    """One workload on one running store."""
+    mix, mode, connections = WORKLOADS[workload]
+    connector, call_options = getattr(target, mode)
+    whole = Share(
+        connector=connector,
+        addresses=target.addresses,
+        first=0,
+        connections=connections,
+        depth=1,
+        mix=mix,
+        keys=options.keys,
+        zipfian=False,
+        value_bytes=options.value_bytes,
+        options=call_options,
+        seed=1,
+        share=0,
+        shares=1,
+        load=load,
+        warmup_s=options.warmup,
+        duration_s=options.seconds,
+        rate=0.0,
+        count=0,
+    )
+    outcome = asyncio.run(run(split(whole, options.processes), lambda _seconds, _part: None))
+    return as_plain(whole, options.processes, outcome)
+
+
+def rounds(options: argparse.Namespace) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Yield (workload, store, figures), round by round."""
+    chosen = [name for name in RIVALS if name in options.stores]
+    for number in range(options.rounds):
+        for name in chosen[number % len(chosen) :] + chosen[: number % len(chosen)]:
+            opener, _ = RIVALS[name]
+            with tempfile.TemporaryDirectory(dir=options.dir) as folder, opener(Path(folder)) as target:
+                for position, workload in enumerate(WORKLOADS):
+                    figures = measure(target, workload, options, load=position == 0)
+                    rate = f"{figures['per_second']:>10,.0f}/s"
+                    print(f"round {number + 1}  {target.name:28} {workload:28} {rate}", file=sys.stderr)
+                    yield workload, target.name, figures
+
+
+def fsync_us(folder: str | None) -> float:
+    """Median of a 4 KiB write and fdatasync in microseconds, where the stores keep their data."""
+    with tempfile.TemporaryFile(dir=folder) as file:
+        os.posix_fallocate(file.fileno(), 0, 1 << 20)
+        took = []
+        for number in range(200):
+            began = perf_counter()
+            os.pwrite(file.fileno(), bytes(4096), number * 4096)
+            os.fdatasync(file.fileno())
+            took.append(perf_counter() - began)
+    return statistics.median(took) * 1e6
+
+
+def table(results: dict[str, dict[str, list[dict[str, Any]]]]) -> Iterator[str]:
+    """Markdown: one row for each workload and store."""
+    yield "| workload | store | median/s | slowest to fastest round | p50 ms | p99 ms | ours / theirs |"
+    yield "|---|---|---:|---:|---:|---:|---:|"
+    for workload, by_store in results.items():
+        medians = {
+            name: statistics.median(f["per_second"] for f in figures) for name, figures in by_store.items()
+        }
+        own = next((m for name, m in medians.items() if name.startswith("kvstore")), None)
+        for name, figures in by_store.items():
+            rates = [f["per_second"] for f in figures]
+            p50, p99 = (statistics.median(f["latency_ms"]["all"][q] for f in figures) for q in ("p50", "p99"))
+            ratio = f"{own / medians[name]:.2f}" if own and not name.startswith("kvstore") else ""
+            spread = f"{min(rates):,.0f} to {max(rates):,.0f}"
+            cells = [workload, name, f"{medians[name]:,.0f}", spread, f"{p50:.2f}", f"{p99:.2f}", ratio]
+            yield f"| {' | '.join(cells)} |"
+        failed = {name: sum(sum(f["errors"].values()) for f in figures) for name, figures in by_store.items()}
+        for name, count in failed.items():
+            if count:
+                yield f"| {workload} | {name} | {count} errors | | | | |"
+
+
+def main() -> None:
+    """Measure, print the table, and keep the raw figures when asked."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--stores", nargs="+", choices=list(RIVALS), default=list(RIVALS))
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=6.0, help="measured, for each workload")
+    parser.add_argument("--warmup", type=float, default=2.0)
+    parser.add_argument("--keys", type=int, default=100_000)
+    parser.add_argument("--value-bytes", type=int, default=100)
+    parser.add_argument("--processes", type=int, default=1, help="generator processes")
+    parser.add_argument("--dir", help="where the stores keep their data for the time of the run")
+    parser.add_argument("--json", type=Path, help="write every single figure here")
+    options = parser.parse_args()
+    for name in list(options.stores):
+        if absent := stores.missing(*RIVALS[name][1]):
+            print(f"{name}: left out, {', '.join(absent)} is not installed", file=sys.stderr)
+            options.stores.remove(name)
+    # The generator's processes find the rivals' channels here.
+    os.environ["PYTHONPATH"] = str(Path(__file__).parent)
+    results: dict[str, dict[str, list[dict[str, Any]]]] = {workload: {} for workload in WORKLOADS}
+    for workload, name, figures in rounds(options):
+        results[workload].setdefault(name, []).append(figures)
+    print(
+        f"{os.cpu_count()} processors, {platform.machine()}, Linux {platform.release()}, "
+        f"Python {platform.python_version()}, fdatasync of 4 KiB {fsync_us(options.dir):.0f} us; "
+        f"{options.rounds} rounds of {options.seconds:g} s, {options.keys:,} keys, "
+        f"{options.value_bytes} B values\n"
+    )
+    print("\n".join(table(results)))
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
