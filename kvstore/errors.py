@@ -11,7 +11,7 @@
         StartError         a node cannot start: ConfigInvalid PortInUse DataDirInUse
                            DataDirForeign DataDirFormat DataDirUnusable CorruptLog
       Unresolved         indefinite: it may have happened, or may yet
-        QuorumTimeout DeadlineExceeded ConnectionLost Crashed
+        QuorumTimeout DeadlineExceeded ConnectionLost Crashed DamagedRecord
 
 An error is built from named fields and makes its own sentence from them, so that it says the
 same on both ends of a connection: the wire carries `[name, message, fields]`. When in doubt an
@@ -424,6 +424,15 @@ class CorruptLog(StartError):
 
 
 # --- indefinite -------------------------------------------------------------------------
+
+
+class DamagedRecord(Unresolved):
+    """Fields: key. What a replica's base store holds under a key is not what was put there."""
+
+    name = "damaged_record"
+    code = "KV-D03"
+    template = "the record of key {key} is damaged on this node's disk"
+    remedy = "the other replicas have it: rebuild the node as docs/operations.md says"
 
 
 class QuorumTimeout(Unresolved):

@@ -1,0 +1,116 @@
+"""Open a data directory: everything that happens before a store serves. Blocks.
+
+Order: lock, identity, base store, log. Nothing is written before the checks that may refuse the
+directory, except the lock file; and an error gives everything back that was taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from kvstore import errors
+from kvstore.ports import Files
+from kvstore.storage import identity as identities
+from kvstore.storage import recovery, segment, wal
+from kvstore.storage.engine import Engine, Mark
+from kvstore.storage.group import Start
+from kvstore.storage.identity import Identity
+from kvstore.storage.memtable import Memtable
+from kvstore.storage.options import StoreOptions
+from kvstore.storage.recovery import Owner, Recovered
+from kvstore.storage.segment import Batch
+
+
+@dataclass(slots=True)
+class Opened:
+    """A directory that is ours, with its log recovered and a new segment begun."""
+
+    release: Callable[[], None]
+    owner: bytes
+    log: wal.Log
+    table: Memtable
+    recovered: Recovered
+    start: Start
+
+
+def open_directory(
+    *, files: Files, engine: Engine, directory: str, identity: Identity, options: StoreOptions
+) -> Opened:
+    """Raises DataDirInUse, DataDirForeign, DataDirFormat, DataDirUnusable, CorruptLog."""
+    release = identities.lock(files, directory)
+    try:
+        with identities.usable(directory):
+            return _open_locked(files, engine, directory, identity, options, release)
+    except BaseException:
+        engine.close()
+        release()
+        raise
+
+
+def _open_locked(
+    files: Files,
+    engine: Engine,
+    directory: str,
+    identity: Identity,
+    options: StoreOptions,
+    release: Callable[[], None],
+) -> Opened:
+    ours = identities.check(files, directory, identity)
+    cluster = segment.cluster_fingerprint(ours.cluster_id)
+    owner = cluster + ours.node.to_bytes(2, "big")
+    logs = f"{directory}/{identities.WAL_DIR}"
+    files.make_dir(logs)
+    files.make_dir(f"{directory}/{identities.BASE_DIR}")
+    files.sync_dir(directory)
+    engine.open()
+    mark = engine.mark()
+    if mark.owner not in (b"", owner):
+        raise errors.DataDirForeign(
+            path=f"{directory}/{identities.BASE_DIR}", expected=str(ours), found=f"owner {mark.owner.hex()}"
+        )
+    salted = Owner(cluster, ours.node, bytes.fromhex(ours.secret))
+    replay = _Replay(mark)
+    recovered = recovery.recover(files, logs, owner=salted, mark=mark, replay=replay.take)
+    wal.sweep(files, logs)
+    log = wal.Log(
+        files=files, directory=logs, owner=salted, segment_bytes=options.segment_bytes, recovered=recovered
+    )
+    log.begin()()
+    wal.remove_all(files, logs, recovered.needless)
+    if mark.segment == 0:
+        # From now on a missing log is a loss, not a new store.
+        engine.begin()
+        engine.seal(Mark(segment=log.number, owner=owner))()
+        engine.adopt()
+    return Opened(release, owner, log, replay.table, recovered, replay.start())
+
+
+@dataclass(slots=True)
+class _Replay:
+    """Collects what recovery replays."""
+
+    mark: Mark
+    table: Memtable = field(default_factory=Memtable)
+    last: Batch | None = None
+    ceiling: int = 0
+    highest: bytes = bytes(8)
+
+    def take(self, _sequence: int, batch: Batch) -> None:
+        """One record of the log. Records were merged before they were logged, so the last one wins."""
+        self.last = batch
+        self.ceiling = max(self.ceiling, batch.ceiling)
+        if batch.entries:
+            self.highest = max(self.highest, *(record[:8] for _, record in batch.entries))
+            written = sum(len(skey) + len(record) for skey, record in batch.entries)
+            self.table.absorb(dict(batch.entries), written)
+
+    def start(self) -> Start:
+        """The numbers to go on with."""
+        mark, last = self.mark, self.last
+        return Start(
+            ceiling=max(mark.ceiling, self.ceiling),
+            highest_version=max(mark.highest_version, int.from_bytes(self.highest, "big")),
+            keys=last.keys if last is not None else mark.keys,
+            tombstones=last.tombstones if last is not None else mark.tombstones,
+        )

@@ -1,0 +1,197 @@
+"""The write-ahead log: numbers and bytes are made on the loop, files are touched by jobs.
+
+Rules kept here:
+- one record, one write, one fdatasync: what `append` returns is the whole of a group commit;
+- a new segment is written with its header, synced, renamed into place, and its directory synced,
+  before the first record goes into it; the one before it is synced first, so that only the last
+  segment of a log can end in an unfinished write;
+- an error of any of these is final: the caller must not append again.
+
+The next segment is reserved ahead of use (`spare_job`, on another worker), because reserving takes
+as long as hundreds of commits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from kvstore.ports import File, Files
+from kvstore.storage import segment
+from kvstore.storage.recovery import Owner, Recovered, SegmentFile, segment_path
+from kvstore.storage.segment import SegmentHeader
+
+_FRESH = "fresh"
+"""A segment that is being made because it is needed now."""
+_SPARE = "spare"
+"""One that was reserved ahead of need. Another name, for both can be made at once."""
+Job = Callable[[], None]
+
+
+def sweep(files: Files, directory: str) -> None:
+    """Remove what an earlier process left half made. At start, before anything is written."""
+    for name in files.list_dir(directory):
+        if name in (_FRESH, _SPARE) or name.endswith(".tmp"):
+            files.remove(f"{directory}/{name}")
+
+
+class _Tape:
+    """The segment being written. Belongs to whoever runs the jobs."""
+
+    __slots__ = ("file", "files")
+
+    def __init__(self, files: Files) -> None:
+        self.files = files
+        self.file: File | None = None
+
+    def begin(self, directory: str, header: SegmentHeader, size: int, spare: File | None) -> None:
+        """Switch to a new segment, to the reserved file if there is one."""
+        if self.file is not None:
+            self.file.sync()
+            self.file.close()
+            self.file = None
+        path = f"{directory}/{_FRESH if spare is None else _SPARE}"
+        self.file = spare if spare is not None else self.files.create(path, size)
+        self.file.write_at(0, header.encode())
+        self.file.sync()
+        self.files.rename(path, segment_path(directory, header.number))
+        self.files.sync_dir(directory)
+
+    def write(self, offset: int, data: bytes) -> None:
+        assert self.file is not None
+        self.file.write_at(offset, data)
+
+    def sync(self) -> None:
+        assert self.file is not None
+        self.file.sync()
+
+
+class Log:
+    """The end of the log. Methods are called on the loop; the jobs they return on the log worker."""
+
+    def __init__(
+        self, *, files: Files, directory: str, owner: Owner, segment_bytes: int, recovered: Recovered
+    ) -> None:
+        self._files = files
+        self._directory = directory
+        self._owner = owner
+        self._segment_bytes = segment_bytes
+        self._segments = list(recovered.kept)
+        self._number = recovered.number
+        self._chain = recovered.chain
+        self._tape = _Tape(files)
+        self._capacity = 0
+        self._offset = 0
+        self._salt_crc = 0
+        self._spare: File | None = None
+        self._spare_asked = False
+        self.sequence = recovered.sequence
+        """The last sequence number given out."""
+        self.synced = recovered.sequence
+        """The last one known to be synced; `confirm` raises it."""
+
+    @property
+    def number(self) -> int:
+        """The segment being written."""
+        return self._number
+
+    @property
+    def segments(self) -> int:
+        """How many there are."""
+        return len(self._segments) + 1
+
+    def size_bytes(self) -> int:
+        """Bytes of records that are kept, without the reserved rest of the last segment."""
+        return sum(part.bytes for part in self._segments) + self._offset
+
+    def begin(self) -> Job:
+        """The job that makes the first segment of this process.
+
+        A log is never appended to where it was recovered: recovered files do not change any more.
+        """
+        return self._rotate(0)
+
+    def append(self, payload: bytes, *, sync: bool) -> Job:
+        """The job that writes one record, and syncs it if asked."""
+        size = segment.record_end(0, len(payload))
+        begin = self._rotate(size) if self._offset + size > self._capacity else None
+        self.sequence += 1
+        data, self._chain = segment.encode_record(
+            payload, sequence=self.sequence, synced=self.synced, salt_crc=self._salt_crc
+        )
+        offset, tape = self._offset, self._tape
+        self._offset += size
+
+        def job() -> None:
+            if begin is not None:
+                begin()
+            tape.write(offset, data)
+            if sync:
+                tape.sync()
+
+        return job
+
+    def sync(self) -> Job:
+        """The job that syncs what was written."""
+        return self._tape.sync
+
+    def confirm(self, sequence: int) -> None:
+        """A job that synced everything up to `sequence` has ended well."""
+        self.synced = max(self.synced, sequence)
+
+    def _rotate(self, size: int) -> Job:
+        """Begin the next segment, with room for a record of `size`."""
+        if self._capacity:
+            self._segments.append(SegmentFile(self._number, self.sequence, self._offset))
+        self._number += 1
+        first, chain, owner = self.sequence + 1, self._chain, self._owner
+        salt = segment.make_salt(owner.secret, self._number, first, chain)
+        header = SegmentHeader(self._number, first, owner.cluster, owner.node, salt, chain)
+        self._salt_crc = header.salt_crc
+        self._offset = segment.SEGMENT_HEADER_BYTES
+        # A record larger than a segment gets a segment of its own size.
+        self._capacity = max(self._segment_bytes, self._offset + size)
+        spare, self._spare = self._spare, None
+        if spare is not None:
+            self._spare_asked = False
+        tape, directory, capacity = self._tape, self._directory, self._capacity
+        return lambda: tape.begin(directory, header, capacity, spare)
+
+    # --- off the commit path ------------------------------------------------------------
+
+    def wants_spare(self) -> bool:
+        """Whether the segment is half full and nothing waits to follow it."""
+        return not self._spare_asked and 2 * self._offset > self._capacity
+
+    def spare_job(self) -> Callable[[], File]:
+        """The job that reserves the next segment; hand its file to `take_spare`."""
+        self._spare_asked = True
+        files, path, size = self._files, f"{self._directory}/{_SPARE}", self._segment_bytes
+        return lambda: files.create(path, size)
+
+    def take_spare(self, file: File | None) -> None:
+        """The reserved file, or None when it could not be made (it is tried again)."""
+        self._spare = file
+        self._spare_asked = file is not None
+
+    def release(self, position: int) -> Job | None:
+        """The job that deletes segments which hold nothing after `position`, oldest first."""
+        gone = [part for part in self._segments if part.last_sequence <= position]
+        if not gone:
+            return None
+        self._segments = self._segments[len(gone) :]
+        paths = [segment_path(self._directory, part.number) for part in gone]
+        return lambda: remove_all(self._files, self._directory, paths)
+
+    def close(self) -> None:
+        """Close the files. Does not sync. After the workers have stopped."""
+        for file in (self._tape.file, self._spare):
+            if file is not None:
+                file.close()
+
+
+def remove_all(files: Files, directory: str, paths: list[str]) -> None:
+    """Delete files in order and sync their directory."""
+    for path in paths:
+        files.remove(path)
+    if paths:
+        files.sync_dir(directory)
