@@ -1,0 +1,62 @@
+"""Decide whether this node's wall clock can be trusted to make versions.
+
+A version from a clock a day ahead would win over every later write for a day. Replicas refuse
+it; this guard keeps a node from issuing it at all.
+
+Rules kept here:
+- a wall clock that jumped against the monotonic clock is not trusted until a peer confirms it; with no
+  peer known there is nobody to disagree with, and the jump is accepted;
+- a clock that differs from the majority of the known peers by more than the drift is not trusted.
+"""
+
+from __future__ import annotations
+
+from kvstore.types import NodeId
+
+
+class ClockGuard:
+    """What we know about our clock. Offsets are peer minus ours, in milliseconds."""
+
+    __slots__ = ("_anchor", "_drift_ms_max", "_jump_ms", "_peers")
+
+    def __init__(self, drift_ms_max: int) -> None:
+        self._drift_ms_max = drift_ms_max
+        self._anchor: float | None = None
+        self._jump_ms = 0
+        self._peers: dict[NodeId, int] = {}
+
+    def reading(self, wall_ms: int, monotonic_s: float) -> None:
+        """Compare the two clocks with the last reading."""
+        anchor = wall_ms - monotonic_s * 1000
+        before, self._anchor = self._anchor, anchor
+        if before is None:
+            return
+        jumped = anchor - before
+        if -self._drift_ms_max <= jumped <= self._drift_ms_max:
+            return
+        if self._peers:
+            self._jump_ms = int(jumped)
+            self._peers.clear()  # their offsets were measured with the clock as it was
+
+    def peer(self, node: NodeId, offset_ms: int) -> None:
+        """A probe told how far a peer's clock is from ours."""
+        self._peers[node] = offset_ms
+        if abs(offset_ms) <= self._drift_ms_max:
+            self._jump_ms = 0
+
+    def forget(self, node: NodeId) -> None:
+        """A peer is gone; its last offset says nothing any more."""
+        self._peers.pop(node, None)
+
+    def verdict(self) -> int | None:
+        """None when the clock can be trusted, else by how many milliseconds it is ahead (or, below 0, behind)."""
+        if self._jump_ms and not self._peers:
+            return self._jump_ms
+        peers = self._peers
+        if not peers:
+            return None
+        limit = self._drift_ms_max
+        off = [offset for offset in peers.values() if offset > limit or offset < -limit]
+        if off and 2 * len(off) > len(peers):
+            return -sorted(off)[len(off) // 2]
+        return None
