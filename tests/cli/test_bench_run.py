@@ -46,8 +46,9 @@ async def toy_redis(seen: list[bytes]) -> AsyncIterator[str]:
 def share(address: str, **changes: object) -> Share:
     settings: dict[str, object] = {
         "connector": "rivals.redis:connect", "addresses": (address,), "first": 0, "connections": 4,
-        "depth": 1, "mix": "a", "keys": 250, "zipfian": False, "value_bytes": 10, "options": {}, "seed": 1, "share": 0,
-        "shares": 1, "load": True, "warmup_s": 0.0, "duration_s": 0.2, "rate": 0.0, "count": 0,
+        "depth": 1, "mix": "a", "keys": 250, "zipfian": False, "value_bytes": 10, "options": {},
+        "seed": 1, "share": 0, "shares": 1, "load": True, "warmup_s": 0.0,
+        "duration_s": 0.2, "rate": 0.0, "count": 0,
     }  # fmt: skip
     return Share(**settings | changes)  # type: ignore[arg-type]
 
