@@ -99,7 +99,7 @@ def _judge(
     if witness is not None:
         return (
             Verdict.CORRUPT,
-            f"record {expected} is damaged, but was synced before record {witness.sequence} (at {witness.offset})",
+            f"record {expected} is damaged, but was synced before record {witness.sequence}",
         )
     if _looks_cut(data, offset, end, frame):
         return Verdict.TORN, f"record {expected} was not written to its end"
