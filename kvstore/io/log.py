@@ -19,7 +19,11 @@ def node_log(*, form: str = "auto", level: str = "info", out: TextIO | None = No
     """
     stream = out or sys.stderr
     console = form == "console" or (form == "auto" and stream.isatty())
-    last = structlog.dev.ConsoleRenderer(colors=stream.isatty()) if console else structlog.processors.JSONRenderer()
+    last = (
+        structlog.dev.ConsoleRenderer(colors=stream.isatty())
+        if console
+        else structlog.processors.JSONRenderer()
+    )
     processors: list[Any] = [
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),

@@ -1,0 +1,103 @@
+"""A client's connection: the sink of its single reads and writes, and how their answers look."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from kvstore import errors
+from kvstore.core import record as records
+from kvstore.node.coordinator import Coordinator
+from kvstore.node.metrics import Counters
+from kvstore.node.operations import ReadOperation, WriteOperation
+from kvstore.node.stream import Stream
+from kvstore.ports import Clock
+from kvstore.wire import messages
+
+HEAD = 1
+
+
+def receipt(write: WriteOperation, epoch: int) -> list[Any]:
+    """What a client learns about a write that met its level."""
+    decision = write.decision
+    return messages.encode_receipt(
+        version=write.version,
+        epoch=epoch,
+        acked=decision.acked,
+        superseded=decision.superseded,
+        existed=decision.existed,
+        durability=write.durability,
+    )
+
+
+def entry(
+    record: bytes | None,
+    now_ms: int,
+    epoch: int,
+    answered: Sequence[int],
+    repaired: Sequence[int],
+    *,
+    head: bool,
+) -> list[Any]:
+    """What a client learns about a key; `head` leaves the value out."""
+    if record is None:
+        return [None, 0, 0, epoch, answered, repaired, False]
+    version = records.version_of(record)
+    if not records.is_live(record, now_ms):
+        return [None, version, 0, epoch, answered, repaired, False]
+    payload = None if head else records.payload_of(record)
+    return [payload, version, records.expires_of(record), epoch, answered, repaired, True]
+
+
+class ClientStream(Stream):
+    """Tags: of a write its request id; of a read the id doubled, plus one for `head`."""
+
+    __slots__ = ("_clock", "_coordinator", "_counters")
+
+    def __init__(self, *, clock: Clock, counters: Counters, coordinator: Coordinator, **stream: Any) -> None:
+        super().__init__(**stream)
+        self._clock = clock
+        self._counters = counters
+        self._coordinator = coordinator
+
+    @property
+    def epoch(self) -> int:
+        """The topology's epoch, for receipts."""
+        return self._coordinator.topology.epoch
+
+    def fail(self, msgid: int, error: errors.KVError) -> None:
+        """Count, and answer with the error."""
+        if error.definite:
+            self._counters.refused += 1
+        else:
+            self._counters.unresolved += 1
+        super().fail(msgid, error)
+
+    def write_done(self, tag: int, write: WriteOperation) -> None:
+        """Answer with the receipt."""
+        if write.decision.superseded:
+            self._counters.superseded += 1
+        self.respond(tag, receipt(write, self.epoch))
+
+    def write_failed(self, tag: int, error: errors.KVError) -> None:
+        """Answer with the error."""
+        self.fail(tag, error)
+
+    def read_done(self, tag: int, read: ReadOperation) -> None:
+        """Answer with the record, if a reader may see it."""
+        decision = read.decision
+        self.respond(
+            tag >> 1,
+            entry(
+                decision.newest,
+                self._clock.wall_ms(),
+                self.epoch,
+                decision.answered,
+                read.repaired,
+                head=bool(tag & HEAD),
+            ),
+        )
+
+    def read_failed(self, tag: int, error: errors.KVError) -> None:
+        """Answer with the error."""
+        self.fail(tag >> 1, error)

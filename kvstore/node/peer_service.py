@@ -1,0 +1,159 @@
+"""Serves the peers: their writes, reads, scans and heartbeats.
+
+Rules kept here:
+- hello decides: same cluster, a node our topology knows, the peer token; else the door closes;
+- every request carries the sender's epoch; when the owners changed after it, it is refused;
+- work whose deadline passed on the way is dropped and counted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+from collections.abc import Callable
+from typing import Any
+
+from kvstore import errors
+from kvstore.core.topology import Topology
+from kvstore.node.metrics import Counters
+from kvstore.node.options import NodeOptions
+from kvstore.node.replica import Replica
+from kvstore.node.scanning import local_page
+from kvstore.node.stream import Stream
+from kvstore.node.turn import Turn
+from kvstore.ports import Clock
+from kvstore.storage.store import Store
+from kvstore.wire import messages
+
+
+class PeerService:
+    """The owner of the connections that peers open to us."""
+
+    def __init__(
+        self,
+        *,
+        topology: Topology,
+        greeting: Callable[[], dict[str, Any]],
+        replica: Replica,
+        store: Store,
+        clock: Clock,
+        turn: Turn,
+        loop: asyncio.AbstractEventLoop,
+        counters: Counters,
+        options: NodeOptions,
+        log: Any,
+    ) -> None:
+        self.topology = topology
+        self.owners_epoch = 0
+        """The epoch at which owners last changed; requests older than that are refused."""
+        self._greeting = greeting
+        self._replica = replica
+        self._store = store
+        self._clock = clock
+        self._turn = turn
+        self._loop = loop
+        self._counters = counters
+        self._options = options
+        self._log = log
+        self.streams: dict[int, Stream] = {}
+        self._methods: dict[str, Callable[[Stream, int, Any], None]] = {
+            "write": self._write,
+            "repair": self._repair,
+            "read": self._read,
+            "scan": self._scan,
+            "ping": self._ping,
+            "hello": self._hello,
+            "topology": self._topology,
+        }
+
+    def protocol(self) -> Stream:
+        """For `create_server`."""
+        return Stream(owner=self, turn=self._turn, loop=self._loop)
+
+    def opened(self, stream: Stream) -> None:
+        """Count it."""
+        self.streams[id(stream)] = stream
+
+    def closed(self, stream: Stream, reason: str) -> None:
+        """Forget it; an unusual end is worth a line."""
+        self.streams.pop(id(stream), None)
+        if reason:
+            self._log.warning("peer_connection_closed", peer=stream.peername, reason=reason)
+
+    def request(self, stream: Stream, msgid: int, method: str, params: Any) -> None:
+        """Serve one."""
+        serve = self._methods.get(method)
+        if serve is None:
+            raise errors.UnknownMethod(method=method)
+        serve(stream, msgid, params)
+
+    def _hello(self, stream: Stream, msgid: int, params: Any) -> None:
+        hello = messages.decode_peer_hello(params)
+        if hello.cluster != self.topology.cluster_id:
+            raise errors.WrongCluster(expected=self.topology.cluster_id, got=hello.cluster)
+        if not hmac.compare_digest((hello.token or "").encode(), self._options.peer_token.encode()):
+            raise errors.AuthFailed
+        known = {node.number: node for node in self.topology.nodes}.get(hello.node)
+        if known is None or known.uuid != hello.uuid:
+            raise errors.NotReady(reason=f"node {hello.node} ({hello.uuid}) is not in our topology")
+        stream.who = hello.node
+        stream.welcome()
+        stream.respond(msgid, self._greeting())
+
+    def _ping(self, stream: Stream, msgid: int, params: Any) -> None:
+        del params
+        stream.respond(msgid, self._clock.wall_ms())
+
+    def _topology(self, stream: Stream, msgid: int, params: Any) -> None:
+        del params
+        stream.respond(msgid, self.topology.to_plain())
+
+    def _write(self, stream: Stream, msgid: int, params: Any) -> None:
+        self._store_batch(stream, msgid, params, repair=False)
+
+    def _repair(self, stream: Stream, msgid: int, params: Any) -> None:
+        self._store_batch(stream, msgid, params, repair=True)
+
+    def _store_batch(self, stream: Stream, msgid: int, params: Any, *, repair: bool) -> None:
+        epoch, _budget, sync, flat = messages.decode_peer_write(params)
+        self._check_epoch(epoch)
+
+        def done(durability: int, statuses: bytes) -> None:
+            stream.respond(msgid, [durability, statuses])
+
+        self._replica.write_batch(flat, now_ms=self._clock.wall_ms(), sync=sync, repair=repair, done=done)
+
+    def _read(self, stream: Stream, msgid: int, params: Any) -> None:
+        epoch, _budget, skeys = messages.decode_peer_read(params)
+        self._check_epoch(epoch)
+        if not all(map(self._replica.owns, skeys)):
+            # "Not mine" must never be counted as "not there".
+            raise errors.StaleEpoch(theirs=epoch, ours=self.topology.epoch)
+        stream.respond(msgid, self._replica.read_batch(skeys))
+
+    def _scan(self, stream: Stream, msgid: int, params: Any) -> None:
+        scan = messages.decode_peer_scan(params)
+        self._check_epoch(scan.epoch)
+        page = local_page(
+            self._store,
+            start=scan.start,
+            stop=scan.stop,
+            prefix=scan.prefix,
+            limit=scan.limit,
+            bytes_max=scan.bytes_max,
+        )
+        stream.respond(msgid, messages.encode_peer_page(page.entries, page.more))
+
+    def adopt(self, topology: Topology) -> None:
+        """Answer by this topology from now on."""
+        if topology.owners != self.topology.owners:
+            self.owners_epoch = topology.epoch
+        self.topology = topology
+
+    def bug(self, stream: Stream, method: str, error: Exception) -> None:
+        """A request met a mistake of ours; the log gets the traceback."""
+        self._log.error("bug", method=method, peer=stream.peername, exc_info=error)
+
+    def _check_epoch(self, epoch: int) -> None:
+        if epoch < self.owners_epoch:
+            raise errors.StaleEpoch(theirs=epoch, ours=self.topology.epoch)

@@ -1,0 +1,262 @@
+"""Put a node on this machine: its directory, its threads, its loop, its signals.
+
+open_node   one node over real files, threads and clocks
+serve       run it until it is told to stop
+run_server  a whole process that is a node: what `kv server` does
+LocalNodes  several nodes in this process, for `kvstore.local_cluster` and tests
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kvstore import errors
+from kvstore.core.topology import NodeInfo, Topology
+from kvstore.io.clock import SystemClock
+from kvstore.io.disk import SystemFiles
+from kvstore.io.entropy import system_dice
+from kvstore.io.log import node_log
+from kvstore.io.loop import new_event_loop, tune_for_serving
+from kvstore.io.net import free_ports
+from kvstore.io.worker import ThreadWorker
+from kvstore.node.node import Node, World
+from kvstore.node.options import NodeOptions
+from kvstore.storage import identity as identities
+from kvstore.storage.engine import Engine
+
+from kvstore.storage.memory_engine import MemoryEngine
+from kvstore.storage.options import StoreOptions
+from kvstore.storage.store import Store
+from kvstore.types import NodeId
+
+FIRST = NodeId(1)
+"""The number of a node that starts a cluster by itself."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a node keeps its data, and how."""
+
+    directory: str
+    store: StoreOptions = field(default_factory=StoreOptions)
+    engine: str = "lmdb"
+    """`lmdb`: data larger than memory, starts at once. `memory`: a cache, gone with the process."""
+    map_bytes: int = 0
+    """LMDB's address space at first; 0 for its default. It grows by itself."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Birth:
+    """What a first start writes when the directory holds no cluster yet: one node, a cluster of its own."""
+
+    name: str = "n1"
+    host: str = "127.0.0.1"
+    client_port: int = 7401
+    peer_port: int = 7501
+    zone: str = ""
+    replicas: int = 3
+    partitions: int = 256
+
+
+def first_start(directory: str, birth: Birth) -> None:
+    """Make a directory a cluster of one node, unless it already belongs to a cluster."""
+    files, dice = SystemFiles(), system_dice()
+    if identities.load(files, directory) is not None and identities.load_topology(files, directory):
+        return
+    identity = identities.load_or_create(files, directory, dice=dice, node=FIRST)
+    me = NodeInfo(
+        identity.node,
+        identity.node_uuid,
+        birth.name,
+        birth.host,
+        birth.client_port,
+        birth.peer_port,
+        birth.zone,
+    )
+    topology = Topology.create(
+        identity.cluster_id, [me], partitions=birth.partitions, replicas=birth.replicas
+    )
+    identities.save_topology(files, directory, topology)
+
+
+def open_node(place: Place, options: NodeOptions, *, log: Any, loop: asyncio.AbstractEventLoop) -> Node:
+    """Recover a node's directory and put the node together. Blocks.
+
+    Raises the StartError family: DataDirInUse, DataDirForeign, DataDirFormat, DataDirUnusable, CorruptLog.
+    """
+    files, dice, clock = SystemFiles(), system_dice(), SystemClock()
+    identity = identities.load(files, place.directory)
+    topology = identities.load_topology(files, place.directory)
+    if identity is None or topology is None:
+        raise errors.DataDirUnusable(path=place.directory, reason="it holds no node yet")
+    if identity.cluster_id != topology.cluster_id:
+        raise errors.DataDirForeign(
+            path=place.directory,
+            expected=f"cluster {identity.cluster_id}",
+            found=f"cluster {topology.cluster_id}",
+        )
+    engine: Engine = MemoryEngine()
+    failures: list[BaseException] = []
+    listeners: list[Node] = []
+
+    def on_failure(failure: BaseException) -> None:
+        failures.append(failure)
+        for node in listeners:
+            node.storage_failed(failure)
+
+    store = Store.open(
+        files=files,
+        worker=ThreadWorker(loop, name="kvstore-log"),
+        flusher=ThreadWorker(loop, name="kvstore-flush"),
+        engine=engine,
+        directory=place.directory,
+        identity=identity,
+        options=place.store,
+        on_failure=on_failure,
+        clock=clock,
+    )
+    node = Node(
+        topology=topology,
+        number=identity.node,
+        store=store,
+        world=World(clock=clock, dice=dice, log=log),
+        options=options,
+        durability=place.store.durability,
+        loop=loop,
+    )
+    listeners.append(node)
+    for failure in failures:
+        node.storage_failed(failure)
+    return node
+
+
+async def serve(node: Node) -> None:
+    """Run a node until SIGTERM or SIGINT, then let it end in order. A second signal changes nothing."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, node.stop)
+    await node.serve()
+
+
+def run_server(place: Place, options: NodeOptions, birth: Birth, *, log_format: str, log_level: str) -> int:
+    """Be a node. Returns the exit status: 0 after an orderly end. Raises the StartError family, Crashed."""
+    if not __debug__:
+        raise errors.ConfigInvalid(
+            where="python -O",
+            problem="assertions are switched off",
+            hint="start without -O and PYTHONOPTIMIZE",
+        )
+    tune_for_serving()
+    first_start(place.directory, birth)
+    log = node_log(form=log_format, level=log_level, node=birth.name)
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        await serve(open_node(place, options, log=log, loop=loop))
+
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        runner.run(main())
+    return 0
+
+
+class LocalNodes:
+    """Real nodes in this process, on loopback, each with its directory; one by one stoppable."""
+
+    def __init__(self, directory: Path, topology: Topology, tasks: asyncio.TaskGroup, log_level: str) -> None:
+        self._directory = directory
+        self._tasks = tasks
+        self._log_level = log_level
+        self._running: dict[NodeId, asyncio.Task[None]] = {}
+        self.topology = topology
+        self.nodes: dict[NodeId, Node] = {}
+
+    @property
+    def urls(self) -> list[str]:
+        """One for each member."""
+        return [f"kv://{node.host}:{node.client_port}" for node in self.topology.nodes]
+
+    async def start(self, number: NodeId, **options: Any) -> Node:
+        """Start a member that does not run."""
+        info = self.topology.node(number)
+        node = open_node(
+            Place(directory=str(self._directory / info.name)),
+            NodeOptions(
+                listen_host=info.host, client_port=info.client_port, peer_port=info.peer_port, **options
+            ),
+            log=node_log(level=self._log_level, node=info.name),
+            loop=asyncio.get_running_loop(),
+        )
+        self.nodes[number] = node
+        self._running[number] = self._tasks.create_task(node.serve())
+        await node.started.wait()
+        return node
+
+    async def stop(self, number: NodeId) -> None:
+        """Stop a member in order."""
+        self.nodes.pop(number).stop()
+        await self._running.pop(number)
+
+    async def stop_all(self) -> None:
+        """Stop whoever runs."""
+        for number in sorted(self.nodes):
+            await self.stop(number)
+
+
+def found_cluster(
+    directory: Path, ports: Sequence[int], *, cluster_id: str, replicas: int, partitions: int
+) -> Topology:
+    """Write the directories n1, n2, ... of a new cluster on this machine; an existing one moves to the
+    ports and keeps everything else. `ports` holds a client and a peer port for each node, in turn."""
+    files, dice = SystemFiles(), system_dice()
+    count = len(ports) // 2
+    places = [str(directory / f"n{number}") for number in range(1, count + 1)]
+    old = identities.load_topology(files, places[0]) if Path(places[0]).exists() else None
+    if old is None:
+        known = [
+            identities.load_or_create(files, place, dice=dice, cluster_id=cluster_id, node=NodeId(number))
+            for number, place in enumerate(places, 1)
+        ]
+        members = [
+            NodeInfo(
+                identity.node, identity.node_uuid, f"n{at + 1}", "127.0.0.1", ports[2 * at], ports[2 * at + 1]
+            )
+            for at, identity in enumerate(known)
+        ]
+        topology = Topology.create(cluster_id, members, partitions=partitions, replicas=replicas)
+    else:
+        topology = old.with_addresses(
+            {NodeId(at + 1): ("127.0.0.1", ports[2 * at], ports[2 * at + 1]) for at in range(count)}
+        )
+    for place in places:
+        identities.save_topology(files, place, topology)
+    return topology
+
+
+@asynccontextmanager
+async def local_nodes(
+    directory: Path,
+    *,
+    count: int,
+    cluster_id: str,
+    replicas: int = 3,
+    partitions: int = 256,
+    log_level: str = "error",
+) -> AsyncIterator[LocalNodes]:
+    """Run `count` nodes in this process until the block ends."""
+    topology = found_cluster(
+        directory, free_ports(2 * count), cluster_id=cluster_id, replicas=replicas, partitions=partitions
+    )
+    async with asyncio.TaskGroup() as tasks:
+        local = LocalNodes(directory, topology, tasks, log_level)
+        try:
+            for member in topology.nodes:
+                await local.start(member.number)
+            yield local
+        finally:
+            await local.stop_all()
