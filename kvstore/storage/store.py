@@ -28,6 +28,7 @@ from kvstore.storage import opening
 from kvstore.storage.engine import Engine, expiry_key, split_expiry_key
 from kvstore.storage.group import Done, Group
 from kvstore.storage.identity import Identity
+from kvstore.storage.memtable import PREFIX_BYTES
 from kvstore.storage.options import StoreOptions
 from kvstore.storage.reserve import Reserve
 from kvstore.storage.stats import StoreStats
@@ -42,6 +43,7 @@ _DISK_FULL = int(Applied.DISK_FULL)
 _FAILED = int(Applied.FAILED)
 _TOMBSTONE = int(Kind.TOMBSTONE)
 _ZERO8 = bytes(8)
+_NONE: dict[bytes, bytes] = {}
 
 OnFailure = Callable[[BaseException], None]
 
@@ -138,7 +140,8 @@ class Store:
     def get(self, skey: bytes) -> bytes | None:
         """The durable record, tombstones and expired ones as they are. Raises DamagedRecord."""
         tables = self._tables
-        record = tables.table.records.get(skey)
+        # Memtable.get, without the call.
+        record = tables.table.shards.get(skey[:PREFIX_BYTES], _NONE).get(skey)
         return record if record is not None else tables.older(skey)
 
     def scan(
