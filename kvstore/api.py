@@ -59,7 +59,7 @@ async def local_cluster(
     For tests and small tools: real sockets on loopback, real logs, real fsync. Yields a client;
     the nodes stop when the block ends. The same directory brings the same data again.
     """
-    from kvstore.server import local_nodes  # servers bring lmdb and structlog; clients never load them
+    from kvstore.server import local_nodes  # noqa: PLC0415  servers bring lmdb and structlog; clients never load them
 
     async with AsyncExitStack() as stack:
         if directory is None:

@@ -12,11 +12,11 @@ import asyncio
 import signal
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from kvstore import errors
+from kvstore.config import NodeConfig, load
 from kvstore.core.topology import NodeInfo, Topology
 from kvstore.io.clock import SystemClock
 from kvstore.io.disk import SystemFiles
@@ -26,12 +26,10 @@ from kvstore.io.loop import new_event_loop, tune_for_serving
 from kvstore.io.net import free_ports
 from kvstore.io.worker import ThreadWorker
 from kvstore.node.node import Node, World
-from kvstore.node.options import NodeOptions
 from kvstore.storage import identity as identities
 from kvstore.storage.engine import Engine
-
+from kvstore.storage.lmdb_engine import LmdbEngine
 from kvstore.storage.memory_engine import MemoryEngine
-from kvstore.storage.options import StoreOptions
 from kvstore.storage.store import Store
 from kvstore.types import NodeId
 
@@ -39,69 +37,58 @@ FIRST = NodeId(1)
 """The number of a node that starts a cluster by itself."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
-    """Where a node keeps its data, and how."""
+def first_start(config: NodeConfig) -> None:
+    """Make the data directory a cluster of one node, unless it already belongs to a cluster.
 
-    directory: str
-    store: StoreOptions = field(default_factory=StoreOptions)
-    engine: str = "lmdb"
-    """`lmdb`: data larger than memory, starts at once. `memory`: a cache, gone with the process."""
-    map_bytes: int = 0
-    """LMDB's address space at first; 0 for its default. It grows by itself."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Birth:
-    """What a first start writes when the directory holds no cluster yet: one node, a cluster of its own."""
-
-    name: str = "n1"
-    host: str = "127.0.0.1"
-    client_port: int = 7401
-    peer_port: int = 7501
-    zone: str = ""
-    replicas: int = 3
-    partitions: int = 256
-
-
-def first_start(directory: str, birth: Birth) -> None:
-    """Make a directory a cluster of one node, unless it already belongs to a cluster."""
-    files, dice = SystemFiles(), system_dice()
-    if identities.load(files, directory) is not None and identities.load_topology(files, directory):
-        return
-    identity = identities.load_or_create(files, directory, dice=dice, node=FIRST)
-    me = NodeInfo(
-        identity.node,
-        identity.node_uuid,
-        birth.name,
-        birth.host,
-        birth.client_port,
-        birth.peer_port,
-        birth.zone,
+    Raises DataDirForeign when the configuration names another cluster than the directory's.
+    """
+    files, dice, directory = SystemFiles(), system_dice(), config.node.data_dir
+    identity = identities.load_or_create(
+        files,
+        directory,
+        dice=dice,
+        cluster_id=config.node.cluster_id or None,
+        node=None if identities.load(files, directory) is not None else FIRST,
     )
-    topology = Topology.create(
-        identity.cluster_id, [me], partitions=birth.partitions, replicas=birth.replicas
-    )
-    identities.save_topology(files, directory, topology)
+    if identities.load_topology(files, directory) is None:
+        me = NodeInfo(
+            identity.node,
+            identity.node_uuid,
+            config.node.name or f"n{identity.node}",
+            config.advertised,
+            config.listen.client_port,
+            config.listen.peer_port,
+            config.cluster.zone,
+        )
+        topology = Topology.create(
+            identity.cluster_id,
+            [me],
+            partitions=config.cluster.partitions,
+            replicas=config.cluster.replicas,
+        )
+        identities.save_topology(files, directory, topology)
 
 
-def open_node(place: Place, options: NodeOptions, *, log: Any, loop: asyncio.AbstractEventLoop) -> Node:
+def open_node(config: NodeConfig, *, log: Any, loop: asyncio.AbstractEventLoop) -> Node:
     """Recover a node's directory and put the node together. Blocks.
 
     Raises the StartError family: DataDirInUse, DataDirForeign, DataDirFormat, DataDirUnusable, CorruptLog.
     """
     files, dice, clock = SystemFiles(), system_dice(), SystemClock()
-    identity = identities.load(files, place.directory)
-    topology = identities.load_topology(files, place.directory)
+    directory = config.node.data_dir
+    identity = identities.load(files, directory)
+    topology = identities.load_topology(files, directory)
     if identity is None or topology is None:
-        raise errors.DataDirUnusable(path=place.directory, reason="it holds no node yet")
+        raise errors.DataDirUnusable(path=directory, reason="it holds no node yet")
     if identity.cluster_id != topology.cluster_id:
         raise errors.DataDirForeign(
-            path=place.directory,
-            expected=f"cluster {identity.cluster_id}",
-            found=f"cluster {topology.cluster_id}",
+            path=directory, expected=f"cluster {identity.cluster_id}", found=f"cluster {topology.cluster_id}"
         )
-    engine: Engine = MemoryEngine()
+    engine: Engine = (
+        MemoryEngine()
+        if config.storage.engine == "memory"
+        else LmdbEngine(f"{directory}/{identities.BASE_DIR}")
+    )
     failures: list[BaseException] = []
     listeners: list[Node] = []
 
@@ -115,9 +102,9 @@ def open_node(place: Place, options: NodeOptions, *, log: Any, loop: asyncio.Abs
         worker=ThreadWorker(loop, name="kvstore-log"),
         flusher=ThreadWorker(loop, name="kvstore-flush"),
         engine=engine,
-        directory=place.directory,
+        directory=directory,
         identity=identity,
-        options=place.store,
+        options=config.store_options(),
         on_failure=on_failure,
         clock=clock,
     )
@@ -126,8 +113,8 @@ def open_node(place: Place, options: NodeOptions, *, log: Any, loop: asyncio.Abs
         number=identity.node,
         store=store,
         world=World(clock=clock, dice=dice, log=log),
-        options=options,
-        durability=place.store.durability,
+        options=config.node_options(),
+        durability=config.store_options().durability,
         loop=loop,
     )
     listeners.append(node)
@@ -144,7 +131,7 @@ async def serve(node: Node) -> None:
     await node.serve()
 
 
-def run_server(place: Place, options: NodeOptions, birth: Birth, *, log_format: str, log_level: str) -> int:
+def run_server(config: NodeConfig) -> int:
     """Be a node. Returns the exit status: 0 after an orderly end. Raises the StartError family, Crashed."""
     if not __debug__:
         raise errors.ConfigInvalid(
@@ -153,12 +140,12 @@ def run_server(place: Place, options: NodeOptions, birth: Birth, *, log_format: 
             hint="start without -O and PYTHONOPTIMIZE",
         )
     tune_for_serving()
-    first_start(place.directory, birth)
-    log = node_log(form=log_format, level=log_level, node=birth.name)
+    first_start(config)
 
     async def main() -> None:
-        loop = asyncio.get_running_loop()
-        await serve(open_node(place, options, log=log, loop=loop))
+        log = node_log(form=config.log.log_format, level=config.log.log_level)
+        node = open_node(config, log=log, loop=asyncio.get_running_loop())
+        await serve(node)
 
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         runner.run(main())
@@ -185,9 +172,14 @@ class LocalNodes:
         """Start a member that does not run."""
         info = self.topology.node(number)
         node = open_node(
-            Place(directory=str(self._directory / info.name)),
-            NodeOptions(
-                listen_host=info.host, client_port=info.client_port, peer_port=info.peer_port, **options
+            load(
+                flags={
+                    "data_dir": str(self._directory / info.name),
+                    "listen_host": info.host,
+                    "client_port": info.client_port,
+                    "peer_port": info.peer_port,
+                    **options,
+                }
             ),
             log=node_log(level=self._log_level, node=info.name),
             loop=asyncio.get_running_loop(),
@@ -211,8 +203,11 @@ class LocalNodes:
 def found_cluster(
     directory: Path, ports: Sequence[int], *, cluster_id: str, replicas: int, partitions: int
 ) -> Topology:
-    """Write the directories n1, n2, ... of a new cluster on this machine; an existing one moves to the
-    ports and keeps everything else. `ports` holds a client and a peer port for each node, in turn."""
+    """Write the directories n1, n2, ... of a new cluster on this machine.
+
+    An existing one moves to the ports and keeps everything else. `ports` holds a client and a peer port
+    for each node, in turn.
+    """
     files, dice = SystemFiles(), system_dice()
     count = len(ports) // 2
     places = [str(directory / f"n{number}") for number in range(1, count + 1)]

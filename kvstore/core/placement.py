@@ -48,20 +48,22 @@ def place(
     table.fill()
     table.balance()
     owners = table.ordered()
-    moved = sum(
-        len(set(now) - set(current[at] if current else ())) for at, now in enumerate(owners)
-    )
+    moved = sum(len(set(now) - set(current[at] if current else ())) for at, now in enumerate(owners))
     return Placement(owners, table.violations(replicas), moved)
 
 
 class _Table:
     """The work in progress: a set of owners for each partition."""
 
-    def __init__(self, nodes: Sequence[NodeInfo], partitions: int, copies: int, current: Owners | None) -> None:
+    def __init__(
+        self, nodes: Sequence[NodeInfo], partitions: int, copies: int, current: Owners | None
+    ) -> None:
         self.nodes = sorted(nodes, key=lambda node: node.number)
         self.zone = {node.number: node.zone or node.host for node in self.nodes}
         if not any(node.zone for node in self.nodes) and len({node.host for node in self.nodes}) < copies:
-            self.zone = {node.number: str(node.number) for node in self.nodes}  # one machine: spread over nodes
+            self.zone = {
+                node.number: str(node.number) for node in self.nodes
+            }  # one machine: spread over nodes
         self.copies = copies
         self.zones_wanted = min(copies, len(set(self.zone.values())))
         known = set(self.zone)
@@ -93,7 +95,14 @@ class _Table:
                 # Ties go around the ring, so that the first placement is a plain round robin.
                 turn = {n: (place - at) % len(numbers) for place, n in enumerate(numbers)}
                 able = [n for n in numbers if self._fits(row, n)] or [n for n in numbers if n not in row]
-                best = max(able, key=lambda n: (self.share[n] - self.have[n] >= 0, (self.share[n] - self.have[n]) / max(self.share[n], 1), -turn[n]))
+                best = max(
+                    able,
+                    key=lambda n: (
+                        self.share[n] - self.have[n] >= 0,
+                        (self.share[n] - self.have[n]) / max(self.share[n], 1),
+                        -turn[n],
+                    ),
+                )
                 row.append(best)
                 self.have[best] += 1
 

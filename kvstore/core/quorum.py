@@ -95,6 +95,9 @@ class Tally:
         return tuple(r for at, r in enumerate(self.replicas) if not self._acked >> at & 1)
 
     def __str__(self) -> str:
-        marks = ("+" if self._acked >> at & 1 else "-" if self._failed >> at & 1 else "?" for at in range(len(self.replicas)))
+        marks = (
+            "+" if self._acked >> at & 1 else "-" if self._failed >> at & 1 else "?"
+            for at in range(len(self.replicas))
+        )
         votes = " ".join(f"{r}{mark}" for r, mark in zip(self.replicas, marks, strict=True))
         return f"{votes} (needs {self.needed})"

@@ -102,7 +102,9 @@ class ReadDecision:
                 return _REACHED
         if self._failed:
             failed = self._failed
-            can_answer = sum(1 for at, n in enumerate(self.replicas) if n in self._answers or not failed >> at & 1)
+            can_answer = sum(
+                1 for at, n in enumerate(self.replicas) if n in self._answers or not failed >> at & 1
+            )
             can_hold = sum(
                 1
                 for at, n in enumerate(self.replicas)

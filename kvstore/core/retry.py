@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 
-
-
 class Dice(Protocol):
     """What is needed of `ports.Dice`, which is a floor above."""
 

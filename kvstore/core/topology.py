@@ -92,7 +92,9 @@ class Topology:
     def with_addresses(self, addresses: Mapping[NodeId, tuple[str, int, int]]) -> Topology:
         """The same cluster at other addresses: (host, client port, peer port). Owners stay."""
         moved = tuple(
-            replace(node, host=at[0], client_port=at[1], peer_port=at[2]) if (at := addresses.get(node.number)) else node
+            replace(node, host=at[0], client_port=at[1], peer_port=at[2])
+            if (at := addresses.get(node.number))
+            else node
             for node in self.nodes
         )
         return Topology(
@@ -128,7 +130,9 @@ class Topology:
                 for node in plain["nodes"]
             )
             numbers = {node.number for node in nodes}
-            owners = tuple(tuple(NodeId(_int(n, 0, limits.NODES_MAX - 1)) for n in row) for row in plain["owners"])
+            owners = tuple(
+                tuple(NodeId(_int(n, 0, limits.NODES_MAX - 1)) for n in row) for row in plain["owners"]
+            )
             ring.check_partitions(len(owners))
             whole = len(numbers) == len(nodes) and all(
                 row and len(set(row)) == len(row) and numbers.issuperset(row) for row in owners
@@ -137,7 +141,14 @@ class Topology:
             if not whole or not numbers.issuperset(voters):
                 raise ValueError("it names a node twice, or one that it does not list")
             replicas = _int(plain["replicas"], 1, limits.REPLICAS_MAX)
-            return cls(_text(plain["cluster_id"]), Epoch(_int(plain["epoch"], 1, 1 << 62)), replicas, nodes, owners, voters)
+            return cls(
+                _text(plain["cluster_id"]),
+                Epoch(_int(plain["epoch"], 1, 1 << 62)),
+                replicas,
+                nodes,
+                owners,
+                voters,
+            )
         except (KeyError, TypeError, ValueError, AttributeError, errors.BadOption) as error:
             raise errors.Malformed(reason=f"not a topology: {error}") from None
 

@@ -13,7 +13,7 @@ commit would wait for it longer than for the disk."""
 def new_event_loop() -> asyncio.AbstractEventLoop:
     """A loop for `asyncio.Runner(loop_factory=...)`."""
     try:
-        import uvloop  # not on every platform, and not needed by clients
+        import uvloop  # noqa: PLC0415  not on every platform, and not needed by clients
     except ImportError:
         return asyncio.new_event_loop()
     return uvloop.new_event_loop()

@@ -17,7 +17,7 @@ from kvstore.wire import messages
 HEAD = 1
 
 
-def receipt(write: WriteOperation, epoch: int) -> list[Any]:
+def receipt(write: WriteOperation, epoch: int) -> tuple[Any, ...]:
     """What a client learns about a write that met its level."""
     decision = write.decision
     return messages.encode_receipt(

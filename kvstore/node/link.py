@@ -21,7 +21,7 @@ from kvstore import errors, limits
 from kvstore.core.topology import NodeInfo
 from kvstore.node.turn import Turn
 from kvstore.types import NodeId
-from kvstore.wire import codec
+from kvstore.wire import codec, messages
 from kvstore.wire.session import Session
 
 OnReply = Callable[[Any, Any], None]
@@ -79,7 +79,8 @@ class Link:
 
     __slots__ = (
         "_loop", "_marked", "_next_id", "_packer", "_pending", "_read_deadline", "_readers", "_reads",
-        "_repairs", "_session", "_transport", "_turn", "_writes", "epoch", "info", "last_heard", "lost", "number", "peer_epoch", "reason", "up",
+        "_repairs", "_session", "_turn", "_writes", "epoch", "info", "last_heard", "lost", "number",
+        "peer_epoch", "reason", "transport", "up",
     )  # fmt: skip
 
     def __init__(self, *, info: NodeInfo, turn: Turn, loop: asyncio.AbstractEventLoop) -> None:
@@ -87,7 +88,6 @@ class Link:
         self._loop = loop
         self._packer = codec.Packer()
         self._session = Session()
-        self._transport: asyncio.Transport | None = None
         self._pending: dict[int, OnReply] = {}
         self._next_id = 0
         self._marked = False
@@ -96,6 +96,7 @@ class Link:
         self._reads: list[bytes] = []
         self._readers: list[ReadAsker] = []
         self._read_deadline = 0.0
+        self.transport: asyncio.Transport | None = None
         self.info = info
         self.number = info.number
         self.epoch = 0
@@ -132,8 +133,7 @@ class Link:
         batch.askers.append(asker)
         batch.size += len(record)
         batch.sync |= sync
-        if deadline > batch.deadline:
-            batch.deadline = deadline
+        batch.deadline = max(batch.deadline, deadline)
         if batch.size > limits.PEER_BATCH_BYTES_MAX or len(flat) >= 2 * limits.PEER_BATCH_RECORDS_MAX:
             self._send_batch(batch)
         elif not self._marked:
@@ -147,8 +147,7 @@ class Link:
             return
         self._reads.append(skey)
         self._readers.append(asker)
-        if deadline > self._read_deadline:
-            self._read_deadline = deadline
+        self._read_deadline = max(self._read_deadline, deadline)
         if len(self._reads) >= limits.PEER_BATCH_RECORDS_MAX:
             self._send_reads()
         elif not self._marked:
@@ -157,12 +156,12 @@ class Link:
 
     def call(self, method: str, params: list[Any], on_reply: OnReply) -> None:
         """Any other request. `on_reply(error, result)`; a lost link is an error."""
-        if self._transport is None or len(self._pending) >= limits.PEER_IN_FLIGHT_MAX:
+        if self.transport is None or len(self._pending) >= limits.PEER_IN_FLIGHT_MAX:
             on_reply(errors.NotReady(reason=f"peer {self.info.name} is not connected"), None)
             return
         self._next_id = (self._next_id + 1) & 0xFFFFFFFF
         self._pending[self._next_id] = on_reply
-        self._transport.write(self._packer.request(self._next_id, method, params))
+        self.transport.write(self._packer.request(self._next_id, method, params))
 
     def _flush(self) -> None:
         self._marked = False
@@ -177,12 +176,13 @@ class Link:
         number = self.number
 
         def replied(error: Any, result: Any) -> None:
-            if error is not None:
+            answer = None if error is not None else messages.decode_peer_stored(result, len(askers))
+            if answer is None:
                 for asker in askers:
                     asker.fail(number)
                 return
-            durability, statuses = result
-            for asker, applied in zip(askers, statuses, strict=False):
+            durability, statuses = answer
+            for asker, applied in zip(askers, statuses, strict=True):
                 asker.answer(number, applied, durability)
 
         self._ask(batch.method, [self.epoch, self._budget_ms(deadline), sync, flat], replied)
@@ -194,17 +194,18 @@ class Link:
         number = self.number
 
         def replied(error: Any, result: Any) -> None:
-            if error is not None:
+            found = None if error is not None else messages.decode_peer_records(result, len(readers))
+            if found is None:
                 for reader in readers:
                     reader.fail(number)
                 return
-            for reader, record in zip(readers, result, strict=False):
+            for reader, record in zip(readers, found, strict=True):
                 reader.answer_read(number, record)
 
         self._ask("read", [self.epoch, budget, skeys], replied)
 
     def _ask(self, method: str, params: list[Any], replied: OnReply) -> None:
-        transport = self._transport
+        transport = self.transport
         if (
             transport is None
             or not self.up
@@ -226,18 +227,20 @@ class Link:
 
     def shut(self, reason: str) -> None:
         """Drop the connection; everything unanswered fails."""
-        if self._transport is not None:
-            self._transport.abort()
-        self._gone(reason)
+        if self.transport is not None:
+            self.transport.abort()
+        self.gone(reason)
 
-    def _made(self, transport: asyncio.Transport) -> None:
-        self._transport = transport
+    def made(self, transport: asyncio.Transport) -> None:
+        """A connection stands; hello comes next."""
+        self.transport = transport
         self._session = Session()
         self._session.raise_limits()
         self.lost.clear()
         self.last_heard = self._loop.time()
 
-    def _received(self, data: bytes) -> None:
+    def received(self, data: bytes) -> None:
+        """Hand answers to who asked."""
         self.last_heard = self._loop.time()
         try:
             frames = self._session.receive(data)
@@ -250,9 +253,9 @@ class Link:
                 if on_reply is not None:
                     on_reply(frame[2], frame[3])
 
-    def _gone(self, reason: str) -> None:
+    def gone(self, reason: str) -> None:
         """Fail all that is unanswered, staged batches too, and let the keeper dial again."""
-        self._transport = None
+        self.transport = None
         self.up = False
         self.reason = reason
         self.lost.set()
@@ -271,12 +274,12 @@ class _LinkProtocol(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is one in all but ancestry
-        self._link._made(self._transport)
+        self._link.made(self._transport)
 
     def data_received(self, data: bytes) -> None:
-        if self._link._transport is self._transport:
-            self._link._received(data)
+        if self._link.transport is self._transport:
+            self._link.received(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._link._transport is self._transport:
-            self._link._gone(str(exc) if exc else "the peer closed the connection")
+        if self._link.transport is self._transport:
+            self._link.gone(str(exc) if exc else "the peer closed the connection")

@@ -273,7 +273,7 @@ class Node:
         for server in servers:
             server.close()
         until = self._loop.time() + self.options.drain_ms / 1000
-        while self._coordinator.in_flight and self._loop.time() < until:
+        while self._coordinator.in_flight and self._loop.time() < until:  # noqa: ASYNC110  once in a life
             await asyncio.sleep(STEP_S)
         await asyncio.sleep(0)  # the last answers leave with the turn
 

@@ -93,7 +93,7 @@ class PeerService:
             raise errors.WrongCluster(expected=self.topology.cluster_id, got=hello.cluster)
         if not hmac.compare_digest((hello.token or "").encode(), self._options.peer_token.encode()):
             raise errors.AuthFailed
-        known = {node.number: node for node in self.topology.nodes}.get(hello.node)
+        known = {int(node.number): node for node in self.topology.nodes}.get(hello.node)
         if known is None or known.uuid != hello.uuid:
             raise errors.NotReady(reason=f"node {hello.node} ({hello.uuid}) is not in our topology")
         stream.who = hello.node

@@ -101,10 +101,8 @@ class Scanner:
                 payload = None if options.keys_only else records.payload_of(record)
                 rows.append([skey[2:], payload, records.version_of(record), records.expires_of(record)])
                 size += len(skey) + len(payload or b"")
-            if merged.resume is not None:
-                position = merged.resume + b"\0"
-            else:
-                position = stop if last < end else None
+            rest = stop if last < end else None
+            position = rest if merged.resume is None else merged.resume + b"\0"
             if loop.time() - started > timeout_ms / 2000:
                 break  # a page with few entries is better than none: the cursor goes on from here
             await asyncio.sleep(0)  # others have their turn between steps

@@ -20,6 +20,12 @@ from kvstore.node.turn import Turn
 from kvstore.wire import codec
 from kvstore.wire.session import Session
 
+_TOO_MANY = errors.Overloaded(
+    what="requests in flight on one connection",
+    maximum=limits.IN_FLIGHT_PER_CONNECTION_MAX,
+    retry_after_ms=10,
+)
+
 
 class Owner(Protocol):
     """Who accepted the connection."""
@@ -86,6 +92,8 @@ class Stream(asyncio.Protocol):
             self.refuse(error)
             return
         for frame in frames:
+            if self._transport is None or self._transport.is_closing():
+                return
             if frame[0] == 0:
                 self._serve(frame[1], frame[2], frame[3])
             elif frame[0] == 1:
@@ -97,17 +105,14 @@ class Stream(asyncio.Protocol):
             self._waiting_since = self._loop.time()
 
     def _serve(self, msgid: int, method: str, params: Any) -> None:
+        self.in_flight += 1
         try:
-            if self.in_flight >= limits.IN_FLIGHT_PER_CONNECTION_MAX:
-                raise errors.Overloaded(
-                    what="requests in flight on one connection",
-                    maximum=limits.IN_FLIGHT_PER_CONNECTION_MAX,
-                    retry_after_ms=10,
-                )
-            self.in_flight += 1
-            if not self.greeted and method != "hello":
-                raise errors.HelloRequired(method=method)
-            self._owner.request(self, msgid, method, params)
+            if self.in_flight > limits.IN_FLIGHT_PER_CONNECTION_MAX:
+                self.fail(msgid, _TOO_MANY)
+            elif self.greeted or method == "hello":
+                self._owner.request(self, msgid, method, params)
+            else:
+                self.fail(msgid, errors.HelloRequired(method=method))
         except errors.KVError as error:
             self.fail(msgid, error)
         except Exception as error:  # noqa: BLE001  our mistake: it is logged, and nobody else is disturbed

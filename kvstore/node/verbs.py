@@ -60,7 +60,7 @@ class Verbs:
         except errors.KVError as error:
             stream.fail(msgid, error)
         except Exception as error:  # noqa: BLE001  our mistake: the log has it, the node stays up
-            self._bug(steps.__qualname__, error)
+            self._bug(str(steps), error)
             stream.fail(msgid, errors.Unresolved(message="the node made a mistake; its log has the details"))
         else:
             stream.respond(msgid, result)
@@ -76,7 +76,7 @@ class Verbs:
 
     # --- touch and persist --------------------------------------------------------------
 
-    async def retime(self, request: messages.Retime, expires_ms: int) -> list[Any] | None:
+    async def retime(self, request: messages.Retime, expires_ms: int) -> tuple[Any, ...] | None:
         """Give a live key another expiry (0: none). None when there is no such key."""
         options = request.options
         loop = asyncio.get_running_loop()

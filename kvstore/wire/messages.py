@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from kvstore import errors, limits
+from kvstore.core.record import is_well_formed
 from kvstore.types import Consistency, Durability, OperationId
 
 PROTOCOL = 1
@@ -102,7 +103,9 @@ def _option(name: str, value: Any) -> Any:
             return value
         case "prefix":
             if not isinstance(value, bytes) or len(value) > limits.KEY_BYTES_MAX:
-                raise errors.BadOption(option=name, given=repr(value)[:60], allowed="bytes no longer than a key")
+                raise errors.BadOption(
+                    option=name, given=repr(value)[:60], allowed="bytes no longer than a key"
+                )
             return value
         case _:
             low, high = _RANGES[name]
@@ -248,7 +251,9 @@ def _keys(value: Any) -> tuple[bytes, ...]:
     if type(value) is not tuple or not all(type(key) is bytes for key in value):
         raise _bad("keys", value, "an array of bytes")
     if len(value) > limits.BATCH_KEYS_MAX:
-        raise errors.BadOption(option="keys", given=f"{len(value)} of them", allowed=f"up to {limits.BATCH_KEYS_MAX}")
+        raise errors.BadOption(
+            option="keys", given=f"{len(value)} of them", allowed=f"up to {limits.BATCH_KEYS_MAX}"
+        )
     return value
 
 
@@ -263,11 +268,14 @@ def decode_put_many(params: Sequence[Any]) -> PutMany:
     _args(params, 2, "items, operation, options")
     items = params[0]
     if type(items) is not tuple or not all(
-        type(item) is tuple and len(item) == 2 and type(item[0]) is bytes and type(item[1]) is bytes for item in items
+        type(item) is tuple and len(item) == 2 and type(item[0]) is bytes and type(item[1]) is bytes
+        for item in items
     ):
         raise _bad("items", items, "an array of [key, value], both bytes")
     if len(items) > limits.BATCH_KEYS_MAX:
-        raise errors.BadOption(option="items", given=f"{len(items)} of them", allowed=f"up to {limits.BATCH_KEYS_MAX}")
+        raise errors.BadOption(
+            option="items", given=f"{len(items)} of them", allowed=f"up to {limits.BATCH_KEYS_MAX}"
+        )
     return PutMany(items, _operation(params[1]), decode_options(params, 2))
 
 
@@ -343,8 +351,12 @@ def decode_peer_hello(params: Sequence[Any]) -> PeerHello:
     plain = _map(params)
     node, epoch, wall_ms = plain.get("node"), plain.get("epoch"), plain.get("wall_ms", 0)
     if type(node) is not int or type(epoch) is not int or type(wall_ms) is not int:
-        raise errors.BadOption(option="hello", given="something else", allowed="node, epoch, wall_ms as numbers")
-    return PeerHello(_text(plain, "cluster"), node, _text(plain, "uuid"), epoch, _text(plain, "token"), wall_ms)
+        raise errors.BadOption(
+            option="hello", given="something else", allowed="node, epoch, wall_ms as numbers"
+        )
+    return PeerHello(
+        _text(plain, "cluster"), node, _text(plain, "uuid"), epoch, _text(plain, "token"), wall_ms
+    )
 
 
 def decode_peer_write(params: Sequence[Any]) -> tuple[int, int, bool, Sequence[bytes]]:
@@ -383,7 +395,9 @@ def decode_peer_scan(params: Sequence[Any]) -> PeerScan:
     """The other way. Bounds are storage keys; the limits are cut to ours."""
     if len(params) == 7:
         epoch, budget_ms, start, stop, prefix, limit, bytes_max = params
-        if all(type(n) is int and n >= 0 for n in (epoch, budget_ms, limit, bytes_max)) and _all_bytes((start, stop, prefix)):
+        if all(type(n) is int and n >= 0 for n in (epoch, budget_ms, limit, bytes_max)) and _all_bytes(
+            (start, stop, prefix)
+        ):
             return PeerScan(
                 epoch,
                 budget_ms,
@@ -408,6 +422,27 @@ def decode_peer_page(result: Any) -> tuple[list[tuple[bytes, bytes]], bool]:
         if type(flat) is tuple and type(more) is bool and not len(flat) & 1 and _all_bytes(flat):
             return list(zip(flat[::2], flat[1::2], strict=True)), more
     raise errors.Malformed(reason="a page is an even array of bytes, and a flag")
+
+
+def decode_peer_stored(result: Any, count: int) -> tuple[int, bytes] | None:
+    """`[durability, statuses]` for `count` records; None when it is anything else."""
+    if type(result) is tuple and len(result) == 2:
+        durability, statuses = result
+        if type(durability) is int and type(statuses) is bytes and len(statuses) == count:
+            return durability, statuses
+    return None
+
+
+def decode_peer_records(result: Any, count: int) -> Sequence[bytes | None] | None:
+    """`[record | nil, ...]` for `count` keys; None when it is anything else."""
+    if (
+        type(result) is tuple
+        and len(result) == count
+        and all(record is None or (type(record) is bytes and is_well_formed(record)) for record in result)
+    ):
+        return result
+    return None
+
 
 
 def _all_bytes(values: Sequence[Any]) -> bool:

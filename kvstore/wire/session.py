@@ -2,7 +2,7 @@
 
 Nothing here reads a socket: feed it bytes as they came, take whole frames out. The limits stand
 between a stranger and our memory: before hello a frame holds at most 16 KiB, afterwards 12 MiB; a
-declared length is judged before its bytes are awaited.
+frame that has begun may wait for no more bytes than that, whatever length it declares.
 
 After an error the stream has lost its place and the connection must close.
 """
@@ -22,11 +22,10 @@ _ID_MAX = 0xFFFFFFFF
 class Session:
     """Frames out of one direction of one connection."""
 
-    __slots__ = ("_consumed", "_fed", "_frame_max", "_unpacker", "mid_frame")
+    __slots__ = ("_fed", "_frame_max", "_tail", "_unpacker", "_whole", "mid_frame")
 
     def __init__(self, *, frame_bytes_max: int = limits.FRAME_BYTES_BEFORE_HELLO) -> None:
-        self._fed = 0
-        self._consumed = 0
+        self._tail = b""
         self.mid_frame = False
         """Whether half a frame is waiting for its other half."""
         self._set(frame_bytes_max)
@@ -44,12 +43,14 @@ class Session:
             max_map_len=limits.MAP_ITEMS_MAX,
             max_ext_len=0,
         )
-        self._fed = self._consumed = 0
+        self._fed = self._whole = 0
 
     def raise_limits(self) -> None:
-        """After hello: full-size frames. Call between frames only."""
-        assert self._fed == self._consumed, "limits change between frames"
+        """After hello: full-size frames. What came behind hello is kept."""
         self._set(limits.FRAME_BYTES_MAX)
+        self._unpacker.feed(self._tail)
+        self._fed = len(self._tail)
+        self._tail = b""
 
     def receive(self, data: bytes) -> list[Frame]:
         """Feed bytes; return the whole frames now available, in order.
@@ -64,15 +65,18 @@ class Session:
             for frame in unpacker:
                 _check(frame)
                 frames.append(frame)
+                # Here and not after the loop: the unpacker's position also counts half a frame.
+                self._whole = unpacker.tell()
         except errors.KVError:
             raise
         except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
             raise errors.Malformed(reason=str(error)[:200] or type(error).__name__) from None
-        self._consumed = unpacker.tell()
-        waiting = self._fed - self._consumed
+        waiting = self._fed - self._whole
         if waiting > self._frame_max:
             raise errors.FrameTooLarge(maximum=self._frame_max)
         self.mid_frame = waiting > 0
+        if self._frame_max < limits.FRAME_BYTES_MAX:
+            self._tail = (self._tail + data)[-waiting:] if waiting else b""
         return frames
 
 
@@ -88,4 +92,6 @@ def _check(frame: Any) -> None:
                     return
         elif size == 3 and frame[0] == 2 and type(frame[1]) is str and type(frame[2]) is tuple:
             return
-    raise errors.Malformed(reason="a frame is [0, id, method, params], [1, id, error, result] or [2, method, params]")
+    raise errors.Malformed(
+        reason="a frame is [0, id, method, params], [1, id, error, result] or [2, method, params]"
+    )
