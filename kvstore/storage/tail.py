@@ -29,6 +29,7 @@ from kvstore.storage.segment import Frame
 
 SECTOR_BYTES = 512
 _ZERO_SECTOR = bytes(SECTOR_BYTES)
+_CRC_BYTES = 4
 
 
 class Verdict(StrEnum):
@@ -125,9 +126,9 @@ def _find_witness(data: bytes, offset: int, end: int, expected: int, salt_crc: i
 def _looks_cut(data: bytes, offset: int, end: int, frame: Frame | None) -> bool:
     """Whether the bad record at `offset` shows the zeros that an unfinished write leaves."""
     if frame is None:
-        if end <= offset + segment.FRAME_BYTES:
-            return True
         stop = offset + segment.FRAME_BYTES
+        if end <= stop or data[stop - _CRC_BYTES : stop] == _ZERO_SECTOR[:_CRC_BYTES]:
+            return True
     else:
         if frame.end > len(data) or data[frame.end - 1] == 0:
             return True

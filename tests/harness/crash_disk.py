@@ -183,14 +183,17 @@ class CrashDisk:
                         names[path] = self._seen[path]
         for path, inode in names.items():
             data = bytearray(inode.durable)
-            for step in inode.pending if dice is not None else []:
-                _arrive(data, step, dice or random.Random(0))
+            for at, step in enumerate(inode.pending if dice is not None else []):
+                _arrive(data, step, dice or random.Random(0), is_last=at == len(inode.pending) - 1)
             other.poke(path, bytes(data))
         return other
 
 
-def _arrive(data: bytearray, step: tuple[int, bytes] | int, dice: random.Random) -> None:
-    """Let some of one unsynced write reach the disk."""
+def _arrive(data: bytearray, step: tuple[int, bytes] | int, dice: random.Random, *, is_last: bool) -> None:
+    """Let some of one unsynced write reach the disk.
+
+    Sectors arrive as a whole, except that the newest write may stop at any byte.
+    """
     if isinstance(step, int):
         if dice.random() < 0.5:
             del data[step:]
@@ -200,7 +203,7 @@ def _arrive(data: bytearray, step: tuple[int, bytes] | int, dice: random.Random)
     how = dice.randrange(4)
     if how == 0:
         return
-    end = offset + (len(written) if how != 2 else dice.randrange(len(written) + 1))
+    end = offset + (dice.randrange(len(written) + 1) if how == 2 and is_last else len(written))
     if len(data) < end:
         data.extend(bytes(end - len(data)))
     at = offset
