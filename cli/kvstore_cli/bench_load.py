@@ -21,11 +21,12 @@ from collections.abc import Callable, Sequence
 from time import perf_counter
 from typing import Any, Protocol
 
+from kvstore import errors
 from kvstore_cli.bench_histogram import Histogram
 from kvstore_cli.bench_workload import GET, INSERT, PUT, Workload
 
 OnReply = Callable[[Any, Any], None]
-"""Called once with `(error, result)`; error is None when it went well."""
+"""Called once with `(error, result)`: error is None, a KVError, or `[name, message, fields]` from a node."""
 
 DISPATCH_S = 0.001
 """How often the open loop looks what is due."""
@@ -36,13 +37,18 @@ POLL_S = 0.005
 class Channel(Protocol):
     """One connection to a store."""
 
-    def send(self, method: str, params: Sequence[Any], on_reply: OnReply) -> None:
+    def send(self, method: str, params: Sequence[Any], on_reply: OnReply) -> object:
         """Ask; `get [key, options]`, `put [key, value, operation, options]` or `put_many`."""
         ...
 
     def close(self) -> None:
         """Let go of it."""
         ...
+
+
+def as_error(error: Any) -> errors.KVError:
+    """What a channel reported, as one of our errors."""
+    return error if isinstance(error, errors.KVError) else errors.from_wire(error)
 
 
 class Tally:
@@ -132,10 +138,10 @@ class _Turn:
                 run.fresh.latency[self._kind].record(int((now - self._began) * 1_000_000))
                 run.fresh.inside += now <= run.stop_at
             else:
-                run.fresh.errors[getattr(error, "name", type(error).__name__)] += 1
+                run.fresh.errors[as_error(error).name] += 1
         if error is None:
             run.free(self, now)
-        elif getattr(error, "name", None) in BROKEN:
+        elif as_error(error).name in BROKEN:
             run.turns_lost += 1
         else:
             # A refused turn pauses: asking again at once would only measure how fast we are refused.

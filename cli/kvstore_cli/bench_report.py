@@ -93,6 +93,17 @@ def as_plain(share: Share, processes: int, outcome: Outcome) -> dict[str, Any]:
     }
 
 
+def flat(plain: dict[str, Any]) -> dict[str, Any]:
+    """The same as one row: nested names joined by an underscore."""
+    row: dict[str, Any] = {}
+    for name, value in plain.items():
+        if isinstance(value, dict):
+            row |= {f"{name}_{inner}": each for inner, each in flat(value).items()}
+        else:
+            row[name] = value
+    return row
+
+
 def as_lines(plain: dict[str, Any]) -> Iterator[str]:
     """The table for people, from what `as_plain` made."""
     loop = f"open loop at {plain['rate']:,.0f}/s" if plain["rate"] else "closed loop"

@@ -24,7 +24,7 @@ from typing import Any
 from kvstore import errors
 from kvstore.io.clock import SystemClock
 from kvstore.io.loop import new_event_loop
-from kvstore_cli.bench_load import Channel, Requests, Run
+from kvstore_cli.bench_load import Channel, Requests, Run, as_error
 from kvstore_cli.bench_workload import MIXES, Workload, key_name
 
 TICK_S = 0.5
@@ -100,7 +100,7 @@ async def ask(channel: Channel, method: str, params: Sequence[Any]) -> Any:
         if error is None:
             answer.set_result(result)
         else:
-            answer.set_exception(error)
+            answer.set_exception(as_error(error))
 
     channel.send(method, params, settle)
     return await answer

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 
 from kvstore_cli.bench_load import Tally
-from kvstore_cli.bench_report import Live, as_lines, as_plain
+from kvstore_cli.bench_report import Live, as_lines, as_plain, flat
 from kvstore_cli.bench_run import Outcome, split
 from kvstore_cli.bench_worker import Share
 from kvstore_cli.bench_workload import GET, PUT
@@ -91,3 +91,10 @@ def test_the_live_line_waits_for_every_process_and_is_silent_without_a_terminal(
     assert "16/s" in terminal.getvalue()
     assert "4 errors" in terminal.getvalue()
     assert pipe.getvalue() == ""
+
+
+def test_a_row_of_csv_has_every_figure_under_one_name() -> None:
+    plain = as_plain(WHOLE, 1, outcome())
+    row = flat(plain)
+    assert row["latency_ms_put_p99"] == plain["latency_ms"]["put"]["p99"]
+    assert not [name for name, value in row.items() if isinstance(value, dict)]
