@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ DEFAULT_URL = "kv://127.0.0.1:7401"
 
 
 async def connect(
-    url: str | Iterable[str] = DEFAULT_URL,
+    url: str | Sequence[str] = DEFAULT_URL,
     *,
     consistency: str = "quorum",
     timeout: float = 5.0,

@@ -11,7 +11,7 @@
         StartError         a node cannot start: ConfigInvalid PortInUse DataDirInUse
                            DataDirForeign DataDirFormat DataDirUnusable CorruptLog
       Unresolved         indefinite: it may have happened, or may yet
-        QuorumTimeout DeadlineExceeded ConnectionLost Crashed DamagedRecord
+        QuorumTimeout DeadlineExceeded ConnectionLost Crashed DamagedRecord BatchFailed
 
 An error is built from named fields and makes its own sentence from them, so that it says the
 same on both ends of a connection: the wire carries `[name, message, fields]`. When in doubt an
@@ -477,6 +477,20 @@ class Crashed(Unresolved):
     http = 500
     template = "the node is going down: {reason}"
     remedy = "look at the node's log; another node answers meanwhile"
+
+
+class BatchFailed(Unresolved):
+    """Fields: failed, total, first. Some keys of a put_many or delete_many; the others are done.
+
+    The client adds `receipts` (key to Receipt, what is done) and `failures` (key to KVError).
+    """
+
+    name = "batch_failed"
+    code = "KV-N05"
+    template = "{failed} of {total} keys failed; the first: {first}"
+    remedy = "the error's `failures` has each key with its reason; the others are done"
+    receipts: Mapping[Any, Any] = {}
+    failures: Mapping[Any, KVError] = {}
 
 
 def _family(kind: type[KVError]) -> list[type[KVError]]:

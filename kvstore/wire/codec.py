@@ -13,7 +13,7 @@ from typing import Any
 
 import msgpack
 
-from kvstore.errors import KVError
+from kvstore.errors import BadOption, KVError
 
 
 class Packer:
@@ -26,16 +26,37 @@ class Packer:
 
     def request(self, msgid: int, method: str, params: Any) -> bytes:
         """`params` is a list or tuple."""
-        return self._pack((0, msgid, method, params))
+        frame: bytes = self._pack((0, msgid, method, params))
+        return frame
 
     def response(self, msgid: int, result: Any) -> bytes:
         """A good answer."""
-        return self._pack((1, msgid, None, result))
+        frame: bytes = self._pack((1, msgid, None, result))
+        return frame
 
     def error_response(self, msgid: int, error: KVError) -> bytes:
         """A bad answer."""
-        return self._pack((1, msgid, error.to_wire(), None))
+        frame: bytes = self._pack((1, msgid, error.to_wire(), None))
+        return frame
 
     def notification(self, method: str, params: Any) -> bytes:
         """Something nobody answers."""
-        return self._pack((2, method, params))
+        frame: bytes = self._pack((2, method, params))
+        return frame
+
+
+def pack_value(value: Any) -> bytes:
+    """Any plain value, for users' values. Raises errors.BadOption."""
+    try:
+        packed: bytes = msgpack.packb(value, use_bin_type=True)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise BadOption(option="value", given=str(error), allowed="what MessagePack can hold") from None
+    return packed
+
+
+def unpack_value(data: bytes) -> Any:
+    """The other way. Raises errors.BadOption."""
+    try:
+        return msgpack.unpackb(data, raw=False, strict_map_key=False)
+    except (ValueError, TypeError, msgpack.UnpackException) as error:
+        raise BadOption(option="stored value", given=str(error), allowed="MessagePack") from None

@@ -15,6 +15,10 @@ from kvstore.types import Consistency, Durability, OperationId
 
 PROTOCOL = 1
 OPERATION_BYTES = 16
+FLAG_SUPERSEDED = 1
+"""In a receipt: a replica already held something newer."""
+FLAG_EXISTED = 2
+"""In a receipt: the write took the place of a live record."""
 
 
 class Options(NamedTuple):
@@ -442,7 +446,6 @@ def decode_peer_records(result: Any, count: int) -> Sequence[bytes | None] | Non
     ):
         return result
     return None
-
 
 
 def _all_bytes(values: Sequence[Any]) -> bool:

@@ -1,0 +1,275 @@
+"""The same client without `await`, for scripts, threads and frameworks that block.
+
+    with kvstore.sync.connect("kv://127.0.0.1:7401") as kv:
+        kv.put("user:1", b"Ada", ttl=60)
+
+One private event loop runs in one daemon thread for each client; the calls of any thread are handed to
+it and waited for, so a client may be shared between threads. It must not be shared over a fork.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Self, TypeVar
+
+from kvstore import api
+from kvstore.client import client as asynchronous
+from kvstore.client.codecs import Codec
+from kvstore.client.receipt import Entry, Location, Receipt
+from kvstore.core.topology import Topology
+
+_T = TypeVar("_T")
+Key = str | bytes
+
+
+class Client:
+    """A blocking connection to a cluster. Make it with `kvstore.sync.connect`."""
+
+    def __init__(self, url: str | Sequence[str], options: Mapping[str, Any]) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="kvstore-sync", daemon=True)
+        self._thread.start()
+        self._closed = False
+        try:
+            self._client: asynchronous.Client = self._run(api.connect(url, **options))
+        except BaseException:
+            self._end()
+            raise
+
+    def _run(self, steps: Coroutine[Any, Any, _T]) -> _T:
+        if self._closed:
+            steps.close()
+            raise RuntimeError("this client is closed")
+        future = asyncio.run_coroutine_threadsafe(steps, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()  # Ctrl-C here must not leave the call running there
+            raise
+
+    def _end(self) -> None:
+        self._closed = True
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def __enter__(self) -> Self:
+        """The client itself."""
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        """Close."""
+        self.close()
+
+    def close(self) -> None:
+        """Drop the connections and end the thread; harmless when repeated."""
+        if not self._closed:
+            self._run(self._client.close())
+            self._end()
+
+    def put(
+        self,
+        key: Key,
+        value: Any,
+        *,
+        ttl: float | None = None,
+        expires_at: float | datetime | None = None,
+        consistency: str | None = None,
+        w: int | None = None,
+        timeout: float | None = None,
+        durability: str | None = None,
+    ) -> Receipt:
+        """See `kvstore.Client.put`."""
+        return self._run(
+            self._client.put(
+                key,
+                value,
+                ttl=ttl,
+                expires_at=expires_at,
+                consistency=consistency,
+                w=w,
+                timeout=timeout,
+                durability=durability,
+            )
+        )
+
+    def get(
+        self, key: Key, *, consistency: str | None = None, r: int | None = None, timeout: float | None = None
+    ) -> Entry | None:
+        """See `kvstore.Client.get`."""
+        return self._run(self._client.get(key, consistency=consistency, r=r, timeout=timeout))
+
+    def delete(
+        self,
+        key: Key,
+        *,
+        consistency: str | None = None,
+        w: int | None = None,
+        timeout: float | None = None,
+        durability: str | None = None,
+    ) -> Receipt:
+        """See `kvstore.Client.delete`."""
+        return self._run(
+            self._client.delete(key, consistency=consistency, w=w, timeout=timeout, durability=durability)
+        )
+
+    def exists(
+        self, key: Key, *, consistency: str | None = None, r: int | None = None, timeout: float | None = None
+    ) -> bool:
+        """See `kvstore.Client.exists`."""
+        return self._run(self._client.exists(key, consistency=consistency, r=r, timeout=timeout))
+
+    def ttl(
+        self, key: Key, *, consistency: str | None = None, r: int | None = None, timeout: float | None = None
+    ) -> float | None:
+        """See `kvstore.Client.ttl`."""
+        return self._run(self._client.ttl(key, consistency=consistency, r=r, timeout=timeout))
+
+    def touch(
+        self,
+        key: Key,
+        ttl: float | None = None,
+        *,
+        expires_at: float | datetime | None = None,
+        consistency: str | None = None,
+        w: int | None = None,
+        timeout: float | None = None,
+        durability: str | None = None,
+    ) -> Receipt | None:
+        """See `kvstore.Client.touch`."""
+        return self._run(
+            self._client.touch(
+                key,
+                ttl,
+                expires_at=expires_at,
+                consistency=consistency,
+                w=w,
+                timeout=timeout,
+                durability=durability,
+            )
+        )
+
+    def persist(
+        self,
+        key: Key,
+        *,
+        consistency: str | None = None,
+        w: int | None = None,
+        timeout: float | None = None,
+        durability: str | None = None,
+    ) -> Receipt | None:
+        """See `kvstore.Client.persist`."""
+        return self._run(
+            self._client.persist(key, consistency=consistency, w=w, timeout=timeout, durability=durability)
+        )
+
+    def get_many(
+        self,
+        keys: Iterable[Key],
+        *,
+        consistency: str | None = None,
+        r: int | None = None,
+        timeout: float | None = None,
+    ) -> dict[Key, Entry | None]:
+        """See `kvstore.Client.get_many`."""
+        return self._run(self._client.get_many(keys, consistency=consistency, r=r, timeout=timeout))
+
+    def put_many(
+        self,
+        items: Mapping[Key, Any],
+        *,
+        ttl: float | None = None,
+        expires_at: float | datetime | None = None,
+        consistency: str | None = None,
+        w: int | None = None,
+        timeout: float | None = None,
+        durability: str | None = None,
+    ) -> dict[Key, Receipt]:
+        """See `kvstore.Client.put_many`."""
+        return self._run(
+            self._client.put_many(
+                items,
+                ttl=ttl,
+                expires_at=expires_at,
+                consistency=consistency,
+                w=w,
+                timeout=timeout,
+                durability=durability,
+            )
+        )
+
+    def delete_many(
+        self,
+        keys: Iterable[Key],
+        *,
+        consistency: str | None = None,
+        w: int | None = None,
+        timeout: float | None = None,
+        durability: str | None = None,
+    ) -> dict[Key, Receipt]:
+        """See `kvstore.Client.delete_many`."""
+        return self._run(
+            self._client.delete_many(
+                keys, consistency=consistency, w=w, timeout=timeout, durability=durability
+            )
+        )
+
+    def scan(
+        self,
+        prefix: Key = b"",
+        *,
+        limit: int | None = None,
+        keys_only: bool = False,
+        consistency: str | None = None,
+        r: int | None = None,
+        timeout: float | None = None,
+    ) -> Iterator[Entry]:
+        """See `kvstore.Client.scan`."""
+        entries = self._client.scan(
+            prefix, limit=limit, keys_only=keys_only, consistency=consistency, r=r, timeout=timeout
+        )
+        done = object()
+        while True:
+            entry = self._run(_next(entries, done))
+            if entry is done:
+                return
+            assert isinstance(entry, Entry)
+            yield entry
+
+    def locate(self, key: Key) -> Location:
+        """See `kvstore.Client.locate`."""
+        return self._run(self._client.locate(key))
+
+    def topology(self) -> Topology:
+        """See `kvstore.Client.topology`."""
+        return self._run(self._client.topology())
+
+    def status(self, node: str | None = None, *, timeout: float | None = None) -> dict[str, Any]:
+        """See `kvstore.Client.status`."""
+        return self._run(self._client.status(node, timeout=timeout))
+
+    def ping(self, node: str | None = None, *, timeout: float | None = None) -> float:
+        """See `kvstore.Client.ping`."""
+        return self._run(self._client.ping(node, timeout=timeout))
+
+
+async def _next(entries: AsyncIterator[Entry], done: object) -> object:
+    return await anext(entries, done)
+
+
+def connect(
+    url: str | Sequence[str] = api.DEFAULT_URL,
+    *,
+    consistency: str = "quorum",
+    timeout: float = 5.0,
+    codec: str | Codec | None = None,
+    token: str | None = None,
+    **options: Any,
+) -> Client:
+    """A blocking client; options and errors as in `kvstore.connect`."""
+    return Client(
+        url, {"consistency": consistency, "timeout": timeout, "codec": codec, "token": token, **options}
+    )
