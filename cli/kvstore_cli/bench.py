@@ -25,6 +25,8 @@ from kvstore_cli.settings import Duration, token_of
 if TYPE_CHECKING:
     from kvstore.client.client import Client
 
+NOTHING_SUCCEEDED = 5
+"""Exit status: the cluster is not healthy."""
 NATIVE = "kvstore_cli.bench_native:connect"
 
 
@@ -106,13 +108,17 @@ NATIVE = "kvstore_cli.bench_native:connect"
 @click.option("--load/--no-load", default=None, help="Write all keys first. By default when the mix reads.")
 @click.option("--seed", type=int, default=1, show_default=True, help="The same seed asks for the same keys.")
 @click.option(
-    "--consistency", envvar="KV_CONSISTENCY", metavar="LEVEL", help="one, quorum (the default) or all."
+    "--consistency",
+    type=click.Choice(("one", "quorum", "all")),
+    envvar="KV_CONSISTENCY",
+    metavar="LEVEL",
+    help="one, quorum (the default) or all.",
 )
 @pass_session
-def bench(session: Session, /, *, processes: int, **given: Any) -> None:
-    r"""Put load on the cluster: throughput, and latency from a histogram.
+def bench(session: Session, /, *, processes: int, **given: AnyX on the cluster: throughput, and latency from a histogram.
 
-    Writes keys named user000000000000 and so on: use a cluster where they do no harm.
+    Writes keys named user000000000000 and so on: use a cluster where they do no harm. Exit status 5 when
+    nothing succeeded.
 
     \b
       kv bench --mix put -c 200                 as many writes as 200 waiting clients make
@@ -129,6 +135,7 @@ def bench(session: Session, /, *, processes: int, **given: Any) -> None:
     if out.form == "csv":
         plain = bench_report.flat(plain)
     out.one(plain, "\n".join(bench_report.as_lines(plain)) if not out.for_programs else "")
+    return 0 if outcome.tally.inside else NOTHING_SUCCEEDED
 
 
 async def _nodes(kv: Client) -> tuple[str, ...]:
