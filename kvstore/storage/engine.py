@@ -42,6 +42,15 @@ class Mark:
 class Engine(Protocol):
     """An ordered map on disk or in memory. One reader and one slice at a time, both on the loop."""
 
+    @property
+    def outlives_process(self) -> bool:
+        """Whether what was made durable is there for the next process.
+
+        If not, the store begins with what the log still has, as a cache may: some keys are
+        missing then, none is older than it was.
+        """
+        ...
+
     def open(self) -> None:
         """Open or create. Blocks. Raises OSError or KVError."""
         ...

@@ -22,6 +22,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import lmdb
@@ -34,6 +35,7 @@ MAP_BYTES = 64 << 30
 """Address space, not memory. Pages of the file are only made when they are written."""
 FORMAT = 1
 _MARK = struct.Struct(">HQQQQQQ18sI")
+_NO_OWNER = bytes(18)
 _MARK_KEY = b"mark"
 _CRC_BYTES = 4
 _ZERO8 = bytes(8)
@@ -56,6 +58,11 @@ class LmdbEngine:
         self._reader: Any = None
         self._read: Callable[[bytes], bytes | None] = lambda _skey: None
         self._writer: Any = None
+
+    @property
+    def outlives_process(self) -> bool:
+        """It is a file."""
+        return True
 
     def open(self) -> None:
         """Open or create. Blocks. Raises DataDirUnusable or DataDirFormat."""
@@ -93,7 +100,8 @@ class LmdbEngine:
             )
         if len(data) != _MARK.size or _crc32(data[:-4]).to_bytes(4, "big") != data[-4:]:
             raise errors.DataDirUnusable(path=self._path, reason="the mark of the base store is damaged")
-        return Mark(*_MARK.unpack(data)[1:-1])
+        _, *numbers, owner, _ = _MARK.unpack(data)
+        return replace(Mark(*numbers), owner=b"" if owner == _NO_OWNER else owner)
 
     # --- reading ------------------------------------------------------------------------
 

@@ -2,8 +2,7 @@
 
 The dict lives in a `Backing` that is handed in, so that the simulator's disk can keep it across a
 crash of its host. A slice reaches the backing when its job runs, at one stroke, as a committed
-transaction would. Nothing here survives the process by itself: over a log that was written with
-another backing a store refuses to open, instead of serving half of the data.
+transaction would. Without one that is kept, a restart begins with what the log still has.
 """
 
 from __future__ import annotations
@@ -41,11 +40,17 @@ class _Slice:
 class MemoryEngine:
     """An `Engine` over a `Backing`."""
 
-    __slots__ = ("_backing", "_slice")
+    __slots__ = ("_backing", "_kept", "_slice")
 
     def __init__(self, backing: Backing | None = None) -> None:
+        self._kept = backing is not None
         self._backing = backing if backing is not None else Backing()
         self._slice: _Slice | None = None
+
+    @property
+    def outlives_process(self) -> bool:
+        """Whether somebody else keeps the backing."""
+        return self._kept
 
     def open(self) -> None:
         """Nothing to open."""

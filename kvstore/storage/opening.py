@@ -7,7 +7,7 @@ directory, except the lock file; and an error gives everything back that was tak
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from kvstore import errors
 from kvstore.ports import Files
@@ -20,6 +20,7 @@ from kvstore.storage.memtable import Memtable
 from kvstore.storage.options import StoreOptions
 from kvstore.storage.recovery import Owner, Recovered
 from kvstore.storage.segment import Batch
+from kvstore.types import Kind
 
 
 @dataclass(slots=True)
@@ -69,6 +70,8 @@ def _open_locked(
         raise errors.DataDirForeign(
             path=f"{directory}/{identities.BASE_DIR}", expected=str(ours), found=f"owner {mark.owner.hex()}"
         )
+    if not engine.outlives_process:
+        mark = recovery.first_mark(files, logs)
     salted = Owner(cluster, ours.node, bytes.fromhex(ours.secret))
     replay = _Replay(mark)
     recovered = recovery.recover(files, logs, owner=salted, mark=mark, replay=replay.take)
@@ -83,7 +86,10 @@ def _open_locked(
         engine.begin()
         engine.seal(Mark(segment=log.number, owner=owner))()
         engine.adopt()
-    return Opened(release, owner, log, replay.table, recovered, replay.start())
+    start = replay.start()
+    if not engine.outlives_process:
+        start = replay.recounted(start)
+    return Opened(release, owner, log, replay.table, recovered, start)
 
 
 @dataclass(slots=True)
@@ -114,3 +120,9 @@ class _Replay:
             keys=last.keys if last is not None else mark.keys,
             tombstones=last.tombstones if last is not None else mark.tombstones,
         )
+
+    def recounted(self, start: Start) -> Start:
+        """Counts of what was replayed, for a base store that lost the rest."""
+        kinds = [record[16] for shard in self.table.shards.values() for record in shard.values()]
+        dead = kinds.count(Kind.TOMBSTONE)
+        return replace(start, keys=len(kinds) - dead, tombstones=dead)

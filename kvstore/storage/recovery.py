@@ -120,6 +120,15 @@ def recover(
     return state
 
 
+def first_mark(files: Files, directory: str) -> Mark:
+    """The mark of a base store that lost everything: the log counts from where it begins."""
+    numbers = segment_numbers(files, directory)
+    if not numbers:
+        return Mark()
+    header = read_header(files, segment_path(directory, numbers[0]), numbers[0])
+    return Mark(position=header.first_sequence - 1)
+
+
 def _check_owner(path: str, header: SegmentHeader, owner: Owner) -> None:
     if (header.cluster, header.node) != (owner.cluster, owner.node):
         raise errors.DataDirForeign(

@@ -20,7 +20,9 @@ class PowerCut(BaseException):
 
 
 class _Inode:
-    def __init__(self, data: bytes = b"") -> None:
+    def __init__(self, path: str, data: bytes = b"") -> None:
+        self.path = path
+        """Where it is now: an open file follows a rename."""
         self.data = bytearray(data)
         self.durable = bytes(data)
         self.pending: list[tuple[int, bytes] | int] = []
@@ -30,13 +32,12 @@ class _Inode:
 class CrashFile:
     """One handle."""
 
-    def __init__(self, disk: CrashDisk, path: str, inode: _Inode) -> None:
+    def __init__(self, disk: CrashDisk, inode: _Inode) -> None:
         self._disk = disk
-        self._path = path
         self._inode = inode
 
     def write_at(self, offset: int, data: bytes) -> None:
-        self._disk.change("write", self._path)
+        self._disk.change("write", self._inode.path)
         inode = self._inode
         if len(inode.data) < offset + len(data):
             inode.data.extend(bytes(offset + len(data) - len(inode.data)))
@@ -47,7 +48,7 @@ class CrashFile:
         return bytes(self._inode.data[offset : offset + size])
 
     def sync(self) -> None:
-        self._disk.change("sync", self._path)
+        self._disk.change("sync", self._inode.path)
         self._inode.durable = bytes(self._inode.data)
         self._inode.pending = []
 
@@ -55,7 +56,7 @@ class CrashFile:
         return len(self._inode.data)
 
     def truncate(self, size: int) -> None:
-        self._disk.change("truncate", self._path)
+        self._disk.change("truncate", self._inode.path)
         del self._inode.data[size:]
         self._inode.data.extend(bytes(size - len(self._inode.data)))
         self._inode.pending.append(size)
@@ -98,9 +99,7 @@ class CrashDisk:
             self._dirs.add(path)
 
     def list_dir(self, path: str) -> list[str]:
-        return sorted(
-            name.removeprefix(f"{path}/") for name in self._seen if name.rpartition("/")[0] == path
-        )
+        return sorted(name.removeprefix(f"{path}/") for name in self._seen if name.rpartition("/")[0] == path)
 
     def exists(self, path: str) -> bool:
         return path in self._seen or path in self._dirs
@@ -109,26 +108,27 @@ class CrashDisk:
         if path in self._seen:
             raise FileExistsError(errno.EEXIST, "File exists", path)
         self.change("create", path)
-        self._seen[path] = _Inode(bytes(preallocate))
+        self._seen[path] = _Inode(path, bytes(preallocate))
         self.open_handles += 1
-        return CrashFile(self, path, self._seen[path])
+        return CrashFile(self, self._seen[path])
 
     def open(self, path: str) -> CrashFile:
         if path not in self._seen:
             raise FileNotFoundError(errno.ENOENT, "No such file or directory", path)
         self.open_handles += 1
-        return CrashFile(self, path, self._seen[path])
+        return CrashFile(self, self._seen[path])
 
     def read(self, path: str) -> bytes:
         return bytes(self._seen[path].data)
 
     def write_atomic(self, path: str, data: bytes) -> None:
         self.change("write_atomic", path)
-        self._seen[path] = self._durable[path] = _Inode(data)
+        self._seen[path] = self._durable[path] = _Inode(path, data)
 
     def rename(self, old: str, new: str) -> None:
         self.change("rename", new)
         self._seen[new] = self._seen.pop(old)
+        self._seen[new].path = new
 
     def remove(self, path: str) -> None:
         self.change("remove", path)
@@ -160,7 +160,7 @@ class CrashDisk:
 
     def poke(self, path: str, data: bytes) -> None:
         """Change what is on the disk, behind everybody's back."""
-        self._seen[path] = self._durable[path] = _Inode(data)
+        self._seen[path] = self._durable[path] = _Inode(path, data)
 
     def copy(self) -> CrashDisk:
         """The same files, all of them durable, in a disk of their own."""
