@@ -115,7 +115,8 @@ NATIVE = "kvstore_cli.bench_native:connect"
     help="one, quorum (the default) or all.",
 )
 @pass_session
-def bench(session: Session, /, *, processes: int, **given: AnyX on the cluster: throughput, and latency from a histogram.
+def bench(session: Session, /, *, processes: int, **given: Any) -> int:
+    r"""Put load on the cluster: throughput, and latency from a histogram.
 
     Writes keys named user000000000000 and so on: use a cluster where they do no harm. Exit status 5 when
     nothing succeeded.
