@@ -96,23 +96,25 @@ class Flush:
 
         Raises what the engine raises.
         """
-        self._engine.abort()
-        # From the beginning: which slices became durable does not matter, they may be put again.
-        self._chunks = self._cut()
-        self._slice, self._slice_bytes, self._open = [], 0, False
-        is_last = False
-        while not is_last:
+        while True:
+            self._engine.abort()
+            # From the beginning: which slices became durable does not matter, they may be put again.
+            self._chunks = self._cut()
+            self._slice, self._slice_bytes, self._open = [], 0, False
             try:
-                while not self._slice_is_full() and not is_last:
-                    is_last = not self._add_chunk()
-                job = self._engine.seal(self._mark if is_last else None)
-                job()
+                self._finish_from_here()
             except Grow:
                 self._engine.abort()
                 self._engine.grow()
-                self._restore()
-                is_last = False
-                continue
+            else:
+                return
+
+    def _finish_from_here(self) -> None:
+        more = True
+        while more:
+            while more and not self._slice_is_full():
+                more = self._add_chunk()
+            self._engine.seal(None if more else self._mark)()
             self._adopt()
 
     # --- steps ---------------------------------------------------------------------------

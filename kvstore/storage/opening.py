@@ -81,6 +81,9 @@ def _open_locked(
     )
     log.begin()()
     wal.remove_all(files, logs, recovered.needless)
+    covered = log.release(mark.position)
+    if covered is not None:
+        covered()
     if mark.segment == 0:
         # From now on a missing log is a loss, not a new store.
         engine.begin()

@@ -83,6 +83,8 @@ class Log:
         self._offset = 0
         self._salt_crc = 0
         self._spare: File | None = None
+        self._spare_made: File | None = None
+        """Set by the job, so that a file nobody took is given back as well."""
         self._spare_asked = False
         self.sequence = recovered.sequence
         """The last sequence number given out."""
@@ -166,11 +168,16 @@ class Log:
         """The job that reserves the next segment; hand its file to `take_spare`."""
         self._spare_asked = True
         files, path, size = self._files, f"{self._directory}/{_SPARE}", self._segment_bytes
-        return lambda: files.create(path, size)
+
+        def job() -> File:
+            self._spare_made = files.create(path, size)
+            return self._spare_made
+
+        return job
 
     def take_spare(self, file: File | None) -> None:
         """The reserved file, or None when it could not be made (it is tried again)."""
-        self._spare = file
+        self._spare, self._spare_made = file, None
         self._spare_asked = file is not None
 
     def release(self, position: int) -> Job | None:
@@ -184,7 +191,7 @@ class Log:
 
     def close(self) -> None:
         """Close the files. Does not sync. After the workers have stopped."""
-        for file in (self._tape.file, self._spare):
+        for file in (self._tape.file, self._spare, self._spare_made):
             if file is not None:
                 file.close()
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import random
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 SECTOR = 512
@@ -247,8 +248,7 @@ class HandWorker:
         """Run what is there; as with a real worker whose loop stands still, nobody hears of it."""
         self.closed = True
         for job, _ in self._jobs:
-            try:
+            # The store wrote down itself how its job ended.
+            with suppress(Exception):
                 job()
-            except Exception:  # noqa: BLE001, S110  the store wrote it down itself
-                pass
         self._jobs = []

@@ -111,7 +111,7 @@ def test_a_flipped_bit_loses_nothing_in_silence(recording: Recording, which: int
     dice = random.Random(which)
     end = len(data.rstrip(b"\0"))
     refused = 0
-    for offset in [*range(0, segment.SEGMENT_HEADER_BYTES + 64), *dice.sample(range(128, end), 250)]:
+    for offset in [*range(segment.SEGMENT_HEADER_BYTES + 64), *dice.sample(range(128, end), 250)]:
         damaged = bytearray(data)
         damaged[offset] ^= 1 << dice.randrange(8)
         disk = recording.disk.copy()
