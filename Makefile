@@ -32,9 +32,9 @@ test: $(VENV)/.tools ## all tests: unit, property, contract, simulated clusters,
 check: $(VENV)/.tools ## format, lint, floors, types, spelling, tidiness, docs
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/lint-imports --no-logo
+	$(BIN)/lint-imports --no-logo --no-cache
 	$(BIN)/mypy
-	$(BIN)/basedpyright --level error
+	$(BIN)/basedpyright --level error --pythonpath $(BIN)/python
 	$(BIN)/codespell
 	$(PYTEST) -q -p no:randomly tests/test_tidy.py tests/test_docs.py
 
