@@ -168,10 +168,10 @@ class LocalNodes:
         """One for each member."""
         return [f"kv://{node.host}:{node.client_port}" for node in self.topology.nodes]
 
-    async def start(self, number: NodeId, **options: Any) -> Node:
-        """Start a member that does not run."""
+    def open(self, number: NodeId, **options: Any) -> Node:
+        """Recover a member without starting it."""
         info = self.topology.node(number)
-        node = open_node(
+        return open_node(
             load(
                 flags={
                     "data_dir": str(self._directory / info.name),
@@ -184,6 +184,10 @@ class LocalNodes:
             log=node_log(level=self._log_level, node=info.name),
             loop=asyncio.get_running_loop(),
         )
+
+    async def start(self, number: NodeId, **options: Any) -> Node:
+        """Start a member that does not run."""
+        node = self.open(number, **options)
         self.nodes[number] = node
         self._running[number] = self._tasks.create_task(node.serve())
         await node.started.wait()

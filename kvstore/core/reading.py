@@ -3,7 +3,7 @@
 Rules kept here:
 - the newest record wins, by the order of `core.record`;
 - the answer waits until enough replicas hold the newest for every later read of the same level to meet it
-  (N - R + 1, and a majority), so that reads never go back in time;
+  (N - R + 1, a majority, and R itself), so that reads never go back in time;
 - who answered with something older, or nothing, is asked once to take the newest;
 - a replica that answers late with something newer still makes that the newest, until the verdict.
 """
@@ -19,7 +19,7 @@ _PENDING, _REACHED, _LOST = Verdict.PENDING, Verdict.REACHED, Verdict.LOST
 
 def holders_needed(needed: int, copies: int) -> int:
     """How many replicas must hold the newest before a read of `needed` answers returns it; 0 at `one`."""
-    return 0 if needed == 1 < copies else max(copies - needed + 1, majority(copies))
+    return 0 if needed == 1 < copies else max(copies - needed + 1, majority(copies), needed)
 
 
 class ReadDecision:

@@ -1,15 +1,18 @@
 """What is stored under a key, as the same bytes in memory, log, base store and peer messages.
 
-    record := version u64 | expires_ms u64 | kind u8 | flags u8 | operation 16 bytes | payload
+    record := version u64 | expires_ms u64 | kind u8 | flags u8 | operation 16 bytes | revision u32 | payload
 
 All big-endian, so that comparing the first eight bytes compares versions. A record is
 made once, by the coordinator, and copied as it is from there on: no node re-encodes it.
 
 Rules kept here:
-- records merge by the order (strong, version): a plain record never replaces a strong one,
+- records merge by the order (strong, version, revision): a plain record never replaces a strong one,
   whatever its version;
-- equal order with different bytes cannot come from correct nodes; the larger bytes win, so
-  that every replica ends alike, and `Order.CONFLICT` lets the caller raise the alarm;
+- a change of expiry keeps the value's version and takes the next revision, so no clock-made version
+  ever stands between a value and its touch (docs/decisions/0003-touch-is-a-revision.md);
+- two touches of one revision may meet: the larger bytes win, on every replica alike;
+- equal order with different bytes at revision 0 cannot come from correct nodes; the larger bytes win
+  too, and `Order.CONFLICT_*` lets the caller raise the alarm;
 - expired means absent, but an expired record keeps its version: `reclaim` drops the payload
   and leaves a tombstone in its place, because an older record with no expiry may still sit on
   a replica that was away (docs/decisions/0001-expired-records-become-tombstones.md).
@@ -22,9 +25,10 @@ from enum import Enum
 
 from kvstore.types import Kind, Millis, OperationId, Version
 
-_HEADER = struct.Struct(">QQBB16s")
+_HEADER = struct.Struct(">QQBB16sI")
 HEADER_BYTES = _HEADER.size
-assert HEADER_BYTES == 34
+assert HEADER_BYTES == 38
+REVISION_MAX = 0xFFFFFFFF
 
 FLAG_STRONG = 1
 """Written by a register change."""
@@ -34,6 +38,7 @@ FLAG_RECLAIMED = 2
 _TOMBSTONE = int(Kind.TOMBSTONE)
 _AT_KIND = 16
 _AT_FLAGS = 17
+_FIRST = bytes(4)
 NO_OPERATION = OperationId(bytes(16))
 
 
@@ -47,6 +52,9 @@ class Order(Enum):
     CONFLICT_LOSES = "conflict-loses"
 
 
+_WINS = (Order.NEWER, Order.CONFLICT_WINS)
+
+
 def encode(
     version: Version,
     expires_ms: Millis | int,
@@ -55,9 +63,10 @@ def encode(
     *,
     operation: OperationId = NO_OPERATION,
     flags: int = 0,
+    revision: int = 0,
 ) -> bytes:
     """Build a record. `expires_ms` 0 means never."""
-    return _HEADER.pack(version, expires_ms, kind, flags, operation) + payload
+    return _HEADER.pack(version, expires_ms, kind, flags, operation, revision) + payload
 
 
 def version_of(record: bytes) -> Version:
@@ -85,6 +94,11 @@ def operation_of(record: bytes) -> OperationId:
     return OperationId(record[18:34])
 
 
+def revision_of(record: bytes) -> int:
+    """How often the expiry of this version was changed."""
+    return int.from_bytes(record[34:38], "big")
+
+
 def payload_of(record: bytes) -> bytes:
     """The value (empty for a tombstone)."""
     return record[HEADER_BYTES:]
@@ -105,7 +119,7 @@ def is_live(record: bytes | None, now_ms: int) -> bool:
 
 
 def is_newer(record: bytes, than: bytes | None) -> bool:
-    """Whether `record` replaces `than`, by (strong, version), ties by bytes.
+    """Whether `record` replaces `than`, by (strong, version, revision), ties by bytes.
 
     A reclaimed tombstone ties with the record it came from and replaces nothing.
     """
@@ -116,24 +130,26 @@ def is_newer(record: bytes, than: bytes | None) -> bool:
         return bool(strong)
     if record[:8] != than[:8]:
         return record[:8] > than[:8]
-    return compare(record, than) is Order.CONFLICT_WINS
+    return compare(record, than) in _WINS
 
 
 def compare(record: bytes, other: bytes) -> Order:
     """Tell how `record` stands to `other`, both under the same key."""
-    mine = (record[_AT_FLAGS] & FLAG_STRONG, record[:8])
-    theirs = (other[_AT_FLAGS] & FLAG_STRONG, other[:8])
+    mine = (record[_AT_FLAGS] & FLAG_STRONG, record[:8], record[34:38])
+    theirs = (other[_AT_FLAGS] & FLAG_STRONG, other[:8], other[34:38])
     if mine != theirs:
         return Order.NEWER if mine > theirs else Order.OLDER
     if record == other or (record[_AT_FLAGS] | other[_AT_FLAGS]) & FLAG_RECLAIMED:
         return Order.SAME
+    if mine[2] != _FIRST:
+        return Order.NEWER if record > other else Order.OLDER
     return Order.CONFLICT_WINS if record > other else Order.CONFLICT_LOSES
 
 
 def reclaim(record: bytes) -> bytes:
     """The tombstone that takes an expired record's place: same version and expiry, no payload."""
-    version, expires_ms, _, flags, operation = _HEADER.unpack_from(record)
-    return _HEADER.pack(version, expires_ms, _TOMBSTONE, flags | FLAG_RECLAIMED, operation)
+    version, expires_ms, _, flags, operation, revision = _HEADER.unpack_from(record)
+    return _HEADER.pack(version, expires_ms, _TOMBSTONE, flags | FLAG_RECLAIMED, operation, revision)
 
 
 def is_well_formed(record: bytes) -> bool:

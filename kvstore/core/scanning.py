@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kvstore.core import record as records
+from kvstore.core.record import Order
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,7 @@ def merge(pages: Sequence[Page], now_ms: int) -> Merged:
                 break
             held = newest.get(skey)
             seen[skey] = seen.get(skey, 0) + 1
-            if held is not None and held[:8] != record[:8]:
+            if held is not None and records.compare(held, record) is not Order.SAME:
                 disagreed.add(skey)
             if records.is_newer(record, held):
                 newest[skey] = record

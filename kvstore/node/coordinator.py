@@ -10,8 +10,8 @@ Rules kept here:
 - no version leaves this node before the log holds a ceiling above it, so that a restart with a
   clock gone back never issues it again;
 - a node whose clock disagrees with the majority of its peers coordinates no writes;
-- touch and persist write just above the version they read, so that a put that came in between
-  still wins and they notice (`superseded`) and read again.
+- touch and persist keep the version they read and take its next revision, so that a put that came in
+  between wins everywhere, and they notice (`superseded`) and read again.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from collections.abc import Mapping
 from kvstore import errors
 from kvstore.core import quorum, reading, ring
 from kvstore.core import record as records
-from kvstore.core import version as versions
 from kvstore.core.reading import ReadDecision
 from kvstore.core.skew import ClockGuard
 from kvstore.core.topology import Topology
@@ -94,11 +93,11 @@ class Coordinator:
         w: int | None,
         timeout_ms: int,
         sync: bool,
-        above: Version | None = None,
+        touches: bytes | None = None,
     ) -> None:
         """Begin a write; `sink` is told. Raises a Refused error when it cannot begin.
 
-        `above` makes it a derived write: its version is just above that one.
+        `touches` is the record whose expiry changes: its version stays, its revision grows.
         """
         topology = self.topology
         partition = topology.partition(key)
@@ -106,15 +105,18 @@ class Coordinator:
         needed = quorum.needed(consistency, w, len(replicas), operation="put")
         self._admit("put", replicas, needed)
         now_ms = self._trusted_now()
-        version = self._versions.next(now_ms) if above is None else versions.after(above, self._number)
-        record = records.encode(version, expires_ms, kind, payload, operation=operation)
+        if touches is None:
+            version, revision = self._versions.next(now_ms), 0
+        else:
+            version, revision = records.version_of(touches), records.revision_of(touches) + 1
+        record = records.encode(version, expires_ms, kind, payload, operation=operation, revision=revision)
         self.in_flight += 1
         self._counters.writes += 1
         write = WriteOperation(sink, tag, WriteDecision(replicas, needed), version, self._ended)
         deadline = self._loop.time() + timeout_ms / 1000
         write.wait_in(self._deadlines.add(deadline, write))
         skey = ring.storage_key(partition, key)
-        if version <= self._ceiling.durable:
+        if version <= self._ceiling.durable or touches is not None:
             self._send_write(write, replicas, skey, record, now_ms, deadline, sync)
         else:
             self._ceiling.when_above(

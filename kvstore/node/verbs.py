@@ -1,7 +1,7 @@
 """What a client asks for in one call and the node does in several steps.
 
-- touch and persist read at quorum, then write the same value just above the version they read;
-  superseded means somebody wrote in between, and they read again.
+- touch and persist read at quorum, then write the same value as the next revision of the version they
+  read; superseded means somebody wrote in between, and they read again.
 - get_many, put_many and delete_many are as many single operations as they have keys, answered
   together; each key has its own outcome.
 - scan walks the ring partition by partition, asks as many owners as the level needs, and merges.
@@ -107,7 +107,7 @@ class Verbs:
                 w=options.w,
                 timeout_ms=left_ms,
                 sync=options.durability is Durability.ALWAYS,
-                above=records.version_of(found),
+                touches=found,
             )
             written = await write.write()
             if not written.decision.superseded:

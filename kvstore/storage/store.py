@@ -180,7 +180,7 @@ class Store:
         group.highest = max(group.highest, record[:8])
         if old is None or old[16] == _TOMBSTONE:
             return _APPLIED
-        if old[:8] == record[:8]:
+        if old[:8] == record[:8] and records.compare(record, old) is Order.CONFLICT_WINS:
             self.conflicts += 1
         return _REPLACED if old[8:16] == _ZERO8 or old[8:16] > now_ms.to_bytes(8, "big") else _APPLIED
 

@@ -112,4 +112,3 @@ async def running(directory: Path, count: int) -> AsyncIterator[Nodes]:
             yield nodes
         finally:
             nodes.close()
-
