@@ -74,7 +74,7 @@ def test_a_record_is_stored_iff_it_is_newer(place: str, held: bytes, given: byte
     stored = applied in (Applied.APPLIED, Applied.REPLACED)
     assert store.get(skey("k")) == (given if stored else held)
     assert store.conflicts == (
-        1 if held[:8] == given[:8] and held[34:] != given[34:] and given[16] == 1 else 0
+        1 if held[:8] == given[:8] and held[38:] != given[38:] and given[16] == 1 else 0
     )
 
 
