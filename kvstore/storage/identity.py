@@ -16,6 +16,7 @@ Rules kept here:
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from kvstore.ports import Dice, Files
 from kvstore.types import NodeId
 
 FORMAT = 1
+_HEX = re.compile("([0-9a-f]{2})*")
 IDENTITY_FILE = "identity.json"
 TOPOLOGY_FILE = "topology.json"
 LOCK_FILE = "lock"
@@ -89,7 +91,7 @@ def load(files: Files, directory: str) -> Identity | None:
 def _from_plain(path: str, plain: dict[str, Any]) -> Identity:
     match plain:
         case {"cluster": str(cluster), "uuid": str(uuid), "node": int(node), "secret": str(secret)} if (
-            0 <= node < limits.NODES_MAX
+            0 <= node < limits.NODES_MAX and _HEX.fullmatch(secret)
         ):
             return Identity(cluster, uuid, NodeId(node), secret)
         case _:

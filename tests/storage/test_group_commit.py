@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from functools import partial
 
 import pytest
 from crash_disk import CrashDisk, HandWorker
@@ -27,6 +28,10 @@ def steps(rig: StoreRig, since: int) -> list[str]:
     return [what for what, path in rig.disk.journal[since:] if path.endswith(".wal")]
 
 
+def _note(answers: list[int], member: int, _error: BaseException | None) -> None:
+    answers.append(member)
+
+
 def test_all_that_came_during_one_sync_goes_out_with_one_write_and_one_sync() -> None:
     rig = StoreRig()
     store = rig.open(segment_bytes=1 << 20)
@@ -36,7 +41,7 @@ def test_all_that_came_during_one_sync_goes_out_with_one_write_and_one_sync() ->
     before = len(rig.disk.journal)
     for group_member in range(1, 100):
         stage(store, 1, start=100 + group_member)
-        store.commit(lambda _error, member=group_member: answers.append(member))
+        store.commit(partial(_note, answers, group_member))
     assert rig.worker.step()
     assert steps(rig, before) == ["write", "sync"]
     assert answers == [0]

@@ -53,13 +53,13 @@ def recording() -> Recording:
     return made
 
 
-def reopened(disk: CrashDisk, **options: object) -> State:
+def reopened(disk: CrashDisk) -> State:
     """What a store finds on a disk; opened twice, because the second time must find the same."""
     rig = StoreRig(disk)
-    store = rig.open(**options)
+    store = rig.open()
     found = contents(store)
     store.abandon()
-    again = StoreRig(disk).open(**options)
+    again = StoreRig(disk).open()
     assert contents(again) == found
     again.abandon()
     return found
