@@ -12,6 +12,8 @@ import click
 import pytest
 
 from kvstore import errors
+from kvstore.client.connection import AGENT
+from kvstore.node.node import SERVER
 
 ROOT = Path(__file__).parent.parent
 SKIPPED_FOLDERS = {".venv", ".git", "kv-data", ".pytest_cache", "node_modules"}
@@ -136,6 +138,6 @@ def test_the_changelog_has_a_place_for_what_is_next() -> None:
     assert "## [Unreleased]" in text or f"## [{version}]" in text
 
 
-def test_the_reference_configuration_is_valid_toml() -> None:
-    path = ROOT / "configs" / "node.toml"
-    assert tomllib.loads(path.read_text(encoding="utf-8")), path
+def test_the_version_is_the_same_everywhere() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    assert (f"kvstore/{version}", f"kvstore-python/{version}") == (SERVER, AGENT)
