@@ -26,6 +26,7 @@ from kvstore.io.loop import new_event_loop, tune_for_serving
 from kvstore.io.net import free_ports
 from kvstore.io.worker import ThreadWorker
 from kvstore.node.node import Node, World
+from kvstore.ports import Clock
 from kvstore.storage import identity as identities
 from kvstore.storage.engine import Engine
 from kvstore.storage.lmdb_engine import LmdbEngine
@@ -69,12 +70,14 @@ def first_start(config: NodeConfig) -> None:
         identities.save_topology(files, directory, topology)
 
 
-def open_node(config: NodeConfig, *, log: Any, loop: asyncio.AbstractEventLoop) -> Node:
-    """Recover a node's directory and put the node together. Blocks.
+def open_node(
+    config: NodeConfig, *, log: Any, loop: asyncio.AbstractEventLoop, clock: Clock | None = None
+) -> Node:
+    """Recover a node's directory and put the node together. Blocks. `clock`: another than the machine's.
 
     Raises the StartError family: DataDirInUse, DataDirForeign, DataDirFormat, DataDirUnusable, CorruptLog.
     """
-    files, dice, clock = SystemFiles(), system_dice(), SystemClock()
+    files, dice, clock = SystemFiles(), system_dice(), clock or SystemClock()
     directory = config.node.data_dir
     identity = identities.load(files, directory)
     topology = identities.load_topology(files, directory)
@@ -168,8 +171,8 @@ class LocalNodes:
         """One for each member."""
         return [f"kv://{node.host}:{node.client_port}" for node in self.topology.nodes]
 
-    def open(self, number: NodeId, **options: Any) -> Node:
-        """Recover a member without starting it."""
+    def open(self, number: NodeId, *, clock: Clock | None = None, **options: Any) -> Node:
+        """Recover a member without starting it. `options` go by their configuration names."""
         info = self.topology.node(number)
         return open_node(
             load(
@@ -183,11 +186,12 @@ class LocalNodes:
             ),
             log=node_log(level=self._log_level, node=info.name),
             loop=asyncio.get_running_loop(),
+            clock=clock,
         )
 
-    async def start(self, number: NodeId, **options: Any) -> Node:
+    async def start(self, number: NodeId, *, clock: Clock | None = None, **options: Any) -> Node:
         """Start a member that does not run."""
-        node = self.open(number, **options)
+        node = self.open(number, clock=clock, **options)
         self.nodes[number] = node
         self._running[number] = self._tasks.create_task(node.serve())
         await node.started.wait()

@@ -14,7 +14,8 @@ _MASK = 16_383
 
 def hash_tag(key: bytes) -> bytes:
     """The part of a key that is hashed: what stands between the first `{` and the first `}` after
-    it, if that is not empty; else the whole key. Keys with one tag share a slot."""
+    it, if that is not empty; else the whole key. Keys with one tag share a slot.
+    """
     start = key.find(b"{")
     if start >= 0:
         end = key.find(b"}", start + 1)

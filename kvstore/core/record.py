@@ -146,6 +146,16 @@ def compare(record: bytes, other: bytes) -> Order:
     return Order.CONFLICT_WINS if record > other else Order.CONFLICT_LOSES
 
 
+def fuller(record: bytes, other: bytes) -> bool:
+    """Whether `record` still has what `other`, a reclaimed tombstone of the same order, has dropped.
+
+    Replicas reclaim by their own clocks; whether the record has expired is for the reader's clock to say.
+    """
+    return bool(other[_AT_FLAGS] & FLAG_RECLAIMED and not record[_AT_FLAGS] & FLAG_RECLAIMED) and (
+        compare(record, other) is Order.SAME
+    )
+
+
 def reclaim(record: bytes) -> bytes:
     """The tombstone that takes an expired record's place: same version and expiry, no payload."""
     version, expires_ms, _, flags, operation, revision = _HEADER.unpack_from(record)

@@ -49,7 +49,7 @@ def merge(pages: Sequence[Page], now_ms: int) -> Merged:
             seen[skey] = seen.get(skey, 0) + 1
             if held is not None and records.compare(held, record) is not Order.SAME:
                 disagreed.add(skey)
-            if records.is_newer(record, held):
+            if held is None or records.is_newer(record, held) or records.fuller(record, held):
                 newest[skey] = record
     disagreed.update(skey for skey, count in seen.items() if count != len(pages))
     entries = [(skey, newest[skey]) for skey in sorted(newest) if records.is_live(newest[skey], now_ms)]

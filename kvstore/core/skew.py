@@ -48,6 +48,11 @@ class ClockGuard:
         """A peer is gone; its last offset says nothing any more."""
         self._peers.pop(node, None)
 
+    @property
+    def knows_peers(self) -> bool:
+        """Whether any peer's clock has been compared with ours."""
+        return bool(self._peers)
+
     def verdict(self) -> int | None:
         """None when the clock can be trusted, else by how many milliseconds it is ahead (or, below 0, behind)."""
         if self._jump_ms and not self._peers:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from kvstore import errors
@@ -11,7 +11,6 @@ from kvstore.node.coordinator import Coordinator
 from kvstore.node.metrics import Counters
 from kvstore.node.operations import ReadOperation, WriteOperation
 from kvstore.node.stream import Stream
-from kvstore.ports import Clock
 from kvstore.wire import messages
 
 HEAD = 1
@@ -32,31 +31,34 @@ def receipt(write: WriteOperation, epoch: int) -> tuple[Any, ...]:
 
 def entry(
     record: bytes | None,
-    now_ms: int,
+    now: Callable[[], int],
     epoch: int,
     answered: Sequence[int],
     repaired: Sequence[int],
     *,
     head: bool,
 ) -> list[Any]:
-    """What a client learns about a key; `head` leaves the value out."""
+    """What a client learns about a key; `head` leaves the value out.
+
+    `now` is asked only for a record that expires, and may raise errors.ClockSkew: a clock that cannot be
+    trusted must neither hide a live record nor show an expired one.
+    """
     if record is None:
         return [None, 0, 0, epoch, answered, repaired, False]
-    version = records.version_of(record)
-    if not records.is_live(record, now_ms):
+    version, expires_ms = records.version_of(record), records.expires_of(record)
+    if not records.is_live(record, now() if expires_ms else 0):
         return [None, version, 0, epoch, answered, repaired, False]
     payload = None if head else records.payload_of(record)
-    return [payload, version, records.expires_of(record), epoch, answered, repaired, True]
+    return [payload, version, expires_ms, epoch, answered, repaired, True]
 
 
 class ClientStream(Stream):
     """Tags: of a write its request id; of a read the id doubled, plus one for `head`."""
 
-    __slots__ = ("_clock", "_coordinator", "_counters")
+    __slots__ = ("_coordinator", "_counters")
 
-    def __init__(self, *, clock: Clock, counters: Counters, coordinator: Coordinator, **stream: Any) -> None:
+    def __init__(self, *, counters: Counters, coordinator: Coordinator, **stream: Any) -> None:
         super().__init__(**stream)
-        self._clock = clock
         self._counters = counters
         self._coordinator = coordinator
 
@@ -86,17 +88,19 @@ class ClientStream(Stream):
     def read_done(self, tag: int, read: ReadOperation) -> None:
         """Answer with the record, if a reader may see it."""
         decision = read.decision
-        self.respond(
-            tag >> 1,
-            entry(
+        try:
+            answer = entry(
                 decision.newest,
-                self._clock.wall_ms(),
+                self._coordinator.trusted_now,
                 self.epoch,
                 decision.answered,
                 read.repaired,
                 head=bool(tag & HEAD),
-            ),
-        )
+            )
+        except errors.ClockSkew as error:
+            self.fail(tag >> 1, error)
+        else:
+            self.respond(tag >> 1, answer)
 
     def read_failed(self, tag: int, error: errors.KVError) -> None:
         """Answer with the error."""

@@ -35,7 +35,7 @@ from kvstore.node.operations import ReadOperation, ReadSink, WriteOperation, Wri
 from kvstore.node.options import NodeOptions
 from kvstore.node.replica import Replica
 from kvstore.ports import Clock, Dice
-from kvstore.types import Consistency, Kind, NodeId, OperationId, Version
+from kvstore.types import Consistency, Kind, NodeId, OperationId
 
 _ONE = 1
 
@@ -104,7 +104,7 @@ class Coordinator:
         replicas = topology.owners[partition]
         needed = quorum.needed(consistency, w, len(replicas), operation="put")
         self._admit("put", replicas, needed)
-        now_ms = self._trusted_now()
+        now_ms = self.trusted_now()
         if touches is None:
             version, revision = self._versions.next(now_ms), 0
         else:
@@ -250,8 +250,8 @@ class Coordinator:
             down = " ".join(self.topology.node(n).name for n in replicas if n != own and not links[n].up)
             raise errors.Unavailable(operation=operation, needed=needed, alive=alive, down=down)
 
-    def _trusted_now(self) -> int:
-        """The wall clock, if the majority of the cluster agrees with it."""
+    def trusted_now(self) -> int:
+        """The wall clock, if the majority of the cluster agrees with it. Raises errors.ClockSkew."""
         now_ms = self._clock.wall_ms()
         self._guard.reading(now_ms, self._clock.monotonic())
         off = self._guard.verdict()

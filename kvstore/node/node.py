@@ -136,7 +136,7 @@ class Node:
         verbs = Verbs(
             number=number,
             coordinator=self._coordinator,
-            scanner=Scanner(number=number, store=store, links=self._links, clock=world.clock),
+            scanner=Scanner(number=number, store=store, links=self._links, now=self._coordinator.trusted_now),
             clock=world.clock,
             spawn=self._spawn,
             options=options,
@@ -285,7 +285,11 @@ class Node:
     async def _keep_expiry(self) -> None:
         while True:
             await asyncio.sleep(EXPIRY_INTERVAL_S)
-            self.counters.expired += self._store.tick(self._world.clock.wall_ms())
+            now_ms = self._world.clock.wall_ms()
+            self._guard.reading(now_ms, self._world.clock.monotonic())
+            # A clock a day ahead would drop what is still alive: such a node only syncs and flushes.
+            trusted = self._guard.verdict() is None and (not self._links or self._guard.knows_peers)
+            self.counters.expired += self._store.tick(now_ms, expire=trusted)
 
     async def _keep_sweeping(self) -> None:
         while True:

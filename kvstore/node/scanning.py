@@ -13,7 +13,7 @@ Rules kept here:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from kvstore import errors, limits
@@ -22,7 +22,6 @@ from kvstore.core import record as records
 from kvstore.core.scanning import Page, merge
 from kvstore.core.topology import Topology
 from kvstore.node.link import Link
-from kvstore.ports import Clock
 from kvstore.storage.store import Store
 from kvstore.types import NodeId, Partition
 from kvstore.wire import messages
@@ -67,11 +66,13 @@ def local_page(store: Store, *, start: bytes, stop: bytes, prefix: bytes, limit:
 class Scanner:
     """Runs the scans that clients bring to this node."""
 
-    def __init__(self, *, number: NodeId, store: Store, links: Mapping[NodeId, Link], clock: Clock) -> None:
+    def __init__(
+        self, *, number: NodeId, store: Store, links: Mapping[NodeId, Link], now: Callable[[], int]
+    ) -> None:
         self._number = number
         self._store = store
         self._links = links
-        self._clock = clock
+        self._now = now
 
     async def page(self, topology: Topology, request: messages.Scan, timeout_ms: int) -> list[Any]:
         """`[[key, payload, version, expires_ms] ..., cursor, epoch, answered]` for one page."""
@@ -96,7 +97,7 @@ class Scanner:
                 topology, Partition(first), position, stop, options, limit - len(rows), deadline
             )
             answered.update(who)
-            merged = merge(pages, self._clock.wall_ms())
+            merged = merge(pages, self._now())
             for skey, record in merged.entries:
                 payload = None if options.keys_only else records.payload_of(record)
                 rows.append([skey[2:], payload, records.version_of(record), records.expires_of(record)])

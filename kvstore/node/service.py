@@ -80,7 +80,6 @@ class Service:
             owner=self,
             turn=self._turn,
             loop=self._loop,
-            clock=self._clock,
             counters=self._counters,
             coordinator=self._coordinator,
         )
@@ -163,10 +162,8 @@ class Service:
         here, record = self._coordinator.read_here(get.key, options.consistency, options.r)
         if here:
             number = self._verbs.number
-            stream.respond(
-                msgid,
-                entry(record, self._clock.wall_ms(), stream.epoch, (number,), (), head=options.head),
-            )
+            now = self._coordinator.trusted_now
+            stream.respond(msgid, entry(record, now, stream.epoch, (number,), (), head=options.head))
             return
         self._coordinator.read(
             stream,

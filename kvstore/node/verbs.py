@@ -91,7 +91,7 @@ class Verbs:
                 read, 0, key=request.key, consistency=Consistency.QUORUM, r=None, timeout_ms=left_ms
             )
             found = (await read.read()).newest
-            if not records.is_live(found, self._clock.wall_ms()):
+            if not records.is_live(found, self._coordinator.trusted_now()):
                 return None
             assert found is not None
             write = Waiting()
@@ -118,7 +118,7 @@ class Verbs:
     def get_many(self, stream: ClientStream, msgid: int, request: messages.GetMany) -> None:
         """One read for each key."""
         options = request.options
-        gather = Gather(stream, msgid, len(request.keys), self._clock, head=options.head)
+        gather = Gather(stream, msgid, len(request.keys), self._coordinator.trusted_now, head=options.head)
         for at, key in enumerate(request.keys):
             try:
                 admission.check_key(key)
@@ -137,13 +137,13 @@ class Verbs:
         """One write for each pair."""
         options = request.options
         expires_ms = self.expires(options) if options.ttl_ms or options.expires_ms else 0
-        gather = Gather(stream, msgid, len(request.items), self._clock, head=False)
+        gather = Gather(stream, msgid, len(request.items), self._coordinator.trusted_now, head=False)
         for at, (key, value) in enumerate(request.items):
             self._write_one(gather, at, key, Kind.VALUE, value, expires_ms, request.operation, options)
 
     def delete_many(self, stream: ClientStream, msgid: int, request: messages.DeleteMany) -> None:
         """One tombstone for each key."""
-        gather = Gather(stream, msgid, len(request.keys), self._clock, head=False)
+        gather = Gather(stream, msgid, len(request.keys), self._coordinator.trusted_now, head=False)
         for at, key in enumerate(request.keys):
             self._write_one(gather, at, key, Kind.TOMBSTONE, b"", 0, request.operation, request.options)
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 from kvstore import errors
 from kvstore.node.client_stream import ClientStream, entry, receipt
 from kvstore.node.operations import ReadOperation, WriteOperation
-from kvstore.ports import Clock
 
 
 class Waiting:
@@ -58,12 +58,14 @@ class Gather:
     A key that failed has `{"error": [name, message, fields]}` in its place.
     """
 
-    __slots__ = ("_clock", "_head", "_left", "_msgid", "_outcomes", "_stream")
+    __slots__ = ("_head", "_left", "_msgid", "_now", "_outcomes", "_stream")
 
-    def __init__(self, stream: ClientStream, msgid: int, count: int, clock: Clock, *, head: bool) -> None:
+    def __init__(
+        self, stream: ClientStream, msgid: int, count: int, now: Callable[[], int], *, head: bool
+    ) -> None:
         self._stream = stream
         self._msgid = msgid
-        self._clock = clock
+        self._now = now
         self._head = head
         self._outcomes: list[Any] = [None] * count
         self._left = count
@@ -73,14 +75,19 @@ class Gather:
     def read_done(self, tag: int, read: ReadOperation) -> None:
         """One key was read."""
         decision = read.decision
-        self.settle(tag, decision.newest, decision.answered, tuple(read.repaired))
-
-    def settle(
-        self, tag: int, record: bytes | None, answered: tuple[int, ...], repaired: tuple[int, ...] = ()
-    ) -> None:
-        """One key's record is known."""
-        now_ms = self._clock.wall_ms()
-        self._one(tag, entry(record, now_ms, self._stream.epoch, answered, repaired, head=self._head))
+        try:
+            outcome = entry(
+                decision.newest,
+                self._now,
+                self._stream.epoch,
+                decision.answered,
+                read.repaired,
+                head=self._head,
+            )
+        except errors.ClockSkew as error:
+            self.read_failed(tag, error)
+        else:
+            self._one(tag, outcome)
 
     def write_done(self, tag: int, write: WriteOperation) -> None:
         """One key was written."""

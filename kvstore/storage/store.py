@@ -236,8 +236,10 @@ class Store:
 
     # --- in the background --------------------------------------------------------------
 
-    def tick(self, now_ms: int) -> int:
+    def tick(self, now_ms: int, *, expire: bool = True) -> int:
         """Do a bounded piece of background work; several times a second. Returns how many records expired.
+
+        `expire` False leaves expired records as they are: the caller does not trust its clock now.
 
         Mode `interval` syncs from here when nothing is written, so call it at least that often.
         """
@@ -247,6 +249,8 @@ class Store:
         self._reserve.check(now_ms)
         self._tables.tick()
         reclaimed = 0
+        if not expire:
+            return 0
         for key in self._tables.take_due(now_ms, self._options.expiry_keys_per_tick):
             expires, skey = split_expiry_key(key)
             reclaimed += self._reclaim(skey, expires)

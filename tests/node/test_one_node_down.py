@@ -178,7 +178,7 @@ async def test_embedded_nodes_keep_their_data_between_runs(tmp_path: Path) -> No
         assert found.value == b"v"
 
 
-async def test_a_directory_in_use_and_a_port_in_use_are_told_by_name(three: Nodes, tmp_path: Path) -> None:
+async def test_a_directory_in_use_and_a_port_in_use_are_told_by_name(three: Nodes) -> None:
     with pytest.raises(errors.DataDirInUse, match="in use by another node"):
         await three.local.start(ONE)
     await three.local.stop(TWO)
