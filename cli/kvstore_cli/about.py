@@ -37,7 +37,9 @@ def _version(distribution: str) -> str:
 @click.command(cls=KvCommand)
 @pass_session
 def version_command(session: Session, /) -> None:
-    r"""Versions of kv, Python and what matters below; `kv status` shows those of the nodes.
+    r"""Versions of kv and what it runs on.
+
+    `kv status` shows those of the nodes.
 
     \b
       kv version
@@ -55,7 +57,9 @@ def version_command(session: Session, /) -> None:
 @click.command(cls=KvCommand)
 @pass_session
 def options_command(session: Session, /) -> None:
-    r"""The flags every command takes, their variables, the output formats and the exit codes.
+    r"""Flags of every command, formats, exit codes.
+
+    With the variables that stand for the flags.
 
     \b
       kv options

@@ -7,6 +7,7 @@ its command is called (or listed by `kv --help`).
 from __future__ import annotations
 
 import difflib
+import inspect
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any
@@ -84,7 +85,7 @@ class LazyGroup(click.Group):
             for name in commands:
                 command = self.get_command(ctx, name)
                 if command is not None and not command.hidden:
-                    rows.append((name, command.get_short_help_str(limit=78)))
+                    rows.append((name, command.get_short_help_str(limit=90)))
             with formatter.section(heading):
                 formatter.write_dl(rows, col_max=12)
 
@@ -102,7 +103,7 @@ def _hand_down(ctx: click.Context, name: str, command: click.Command) -> None:
 
 def with_examples(text: str | None) -> str | None:
     """Click keeps line ends behind a backspace, which our docstrings write as two characters."""
-    return text and text.replace("\\b\n", "\b\nExamples:\n")
+    return text and inspect.cleandoc(text).replace("\\b\n", "\b\nExamples:\n")
 
 
 def pass_session(function: Any) -> Any:

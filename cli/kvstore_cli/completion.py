@@ -19,7 +19,9 @@ SHELLS = ("bash", "zsh", "fish")
 @click.pass_context
 @pass_session
 def completion_command(session: Session, ctx: click.Context, /, *, shell: str) -> None:
-    r"""Print the completion script for bash, zsh or fish.
+    r"""Completion for bash, zsh and fish.
+
+    Prints the script that the shell is to read.
 
     \b
       source <(kv completion bash)                      now

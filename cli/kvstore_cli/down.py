@@ -19,10 +19,10 @@ from kvstore_cli.settings import Duration
               help="How long to wait for the nodes.")  # fmt: skip
 @pass_session
 def down_command(session: Session, /, *, directory: str, wait_ms: int) -> None:
-    r"""Stop the nodes in order: requests in work are finished, everything is on disk. The data stays.
+    r"""Stop the cluster of `kv up`.
 
-    Only processes that `kv up` started in this directory are signalled, never one that merely has
-    their number.
+    Requests in work are finished, everything is on disk, and the data stays. Only processes that `kv
+    up` started in this directory are signalled, never one that merely has their number.
 
     \b
       kv down

@@ -72,7 +72,9 @@ def _escaped(char: str) -> str:
     return {"\n": "\\n", "\t": "\\t", "\r": "\\r"}.get(char) or char.encode("unicode_escape").decode()
 
 
-def value_from(argument: str | None, file: str | None, *, literal: bool, encoding: str) -> bytes:
+def value_from(
+    argument: str | None, file: str | None, *, literal: bool, encoding: str, stdin_taken: bool
+) -> bytes:
     """The value of a `set`: an argument, `-` or nothing for standard input, `@FILE`, or --file FILE.
 
     Raises UsageProblem, FileProblem, errors.BadValue.
@@ -84,9 +86,13 @@ def value_from(argument: str | None, file: str | None, *, literal: bool, encodin
     if argument is not None:
         file = "-" if argument == "-" else argument[1:]
     if file is None:
-        if sys.stdin.isatty():
+        if sys.stdin.isatty() or stdin_taken:
             raise UsageProblem(problem="no value is given", hint="kv set KEY VALUE, or pipe the value in")
         file = "-"
+    if file == "-" and stdin_taken:
+        raise UsageProblem(
+            problem="standard input holds the commands here", hint="give VALUE, or --file FILE"
+        )
     data = _read(file)
     return (
         data

@@ -37,7 +37,9 @@ def in_words(seconds: float) -> str:
 @key_encoding_option
 @pass_session
 def ttl_command(session: Session, /, *, key: str, missing_ok: bool, key_encoding: str) -> int:
-    r"""How long a key still lives, in seconds; `never` ends when it has no ttl.
+    r"""How long a key still lives.
+
+    In seconds; `never` when it has no ttl. Exit status 1 when there is no such key.
 
     \b
       kv ttl session:1
@@ -68,7 +70,9 @@ def ttl_command(session: Session, /, *, key: str, missing_ok: bool, key_encoding
 def expire_command(
     session: Session, /, *, key: str, ttl: int, missing_ok: bool, consistency: str | None, key_encoding: str
 ) -> int:
-    r"""Let a key end after TIME, whatever its ttl was; the value stays.
+    r"""Give a key a new ttl.
+
+    It ends after TIME, whatever its ttl was; the value stays.
 
     \b
       kv expire session:1 30m
@@ -91,7 +95,9 @@ def expire_command(
 def persist_command(
     session: Session, /, *, key: str, missing_ok: bool, consistency: str | None, key_encoding: str
 ) -> int:
-    r"""Take a key's ttl away, so that it stays until it is deleted.
+    r"""Take a key's ttl away.
+
+    It then stays until it is deleted.
 
     \b
       kv persist session:1

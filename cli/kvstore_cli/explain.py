@@ -39,9 +39,10 @@ def find(word: str) -> type[errors.KVError]:
 @click.argument("code", required=False)
 @pass_session
 def explain_command(session: Session, /, *, code: str | None) -> None:
-    r"""Explain an error code: what it means, whether the call took effect, what to do.
+    r"""Explain an error code.
 
-    Without CODE all of them are listed; `exit-codes` explains those.
+    What it means, whether the call took effect, and what to do. Without CODE all of them are listed;
+    `exit-codes` explains those.
 
     \b
       kv explain KV-Q02

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import aiofiles
@@ -43,9 +44,10 @@ def export_command(
     no_progress: bool,
     consistency: str | None,
 ) -> None:
-    r"""Write all entries to FILE, or to standard output. Expiry goes along as an absolute time.
+    r"""Write all entries to a file.
 
-    A file appears under its name only when it is whole. Keys written meanwhile may or may not be in it.
+    To FILE, or to standard output. Expiry goes along as an absolute time. A file appears under its name
+    only when it is whole. Keys written meanwhile may or may not be in it.
 
     \b
       kv export backup.jsonl
@@ -110,7 +112,7 @@ async def _destination(file: str) -> AsyncIterator[Write]:
             yield opened.write
             await opened.flush()
             os.fsync(opened.fileno())
-        os.replace(part, file)
+        Path(part).replace(file)  # noqa: ASYNC240  one rename
     except OSError as error:
         _discard(part)
         raise FileProblem(path=file, reason=error.strerror or str(error)) from None
@@ -121,4 +123,4 @@ async def _destination(file: str) -> AsyncIterator[Write]:
 
 def _discard(path: str) -> None:
     with suppress(OSError):
-        os.unlink(path)
+        Path(path).unlink()

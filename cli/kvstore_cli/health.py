@@ -11,7 +11,7 @@ from kvstore import errors
 
 if TYPE_CHECKING:
     from kvstore.client.client import Client
-    from kvstore.core.topology import NodeInfo, Topology
+    from kvstore.core.topology import Topology
 
 READY = "ready"
 DOWN = "down"
@@ -86,13 +86,6 @@ async def examine(kv: Client, topology: Topology, *, timeout_s: float) -> list[N
         for one in found:
             group.create_task(ask(one))
     return found
-
-
-def unreachable(nodes: Sequence[NodeInfo], reason: str) -> list[NodeHealth]:
-    """All nodes, none of which answers."""
-    return [
-        NodeHealth(node.number, node.name, f"{node.host}:{node.client_port}", reason=reason) for node in nodes
-    ]
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ from kvstore_cli import transfer
 from kvstore_cli.commands import KvCommand, pass_session
 from kvstore_cli.encoding import consistency_option
 from kvstore_cli.output import Output
-from kvstore_cli.problems import BadLine, FileProblem
+from kvstore_cli.problems import BadLine, FileProblem, UsageProblem
 from kvstore_cli.progress import Progress
 from kvstore_cli.session import Session
 from kvstore_cli.transfer import Item, Mistake
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 _READ_BYTES = 1 << 20
 _BATCHES_IN_FLIGHT = 4
-_BATCH = 500
+_BATCH = 1_000
 _BATCH_BYTES = 1 << 20
 _CALLS_AT_ONCE = 64
 """For items of which each has its own expiry."""
@@ -69,7 +69,9 @@ def import_command(
     no_progress: bool,
     consistency: str | None,
 ) -> int:
-    r"""Write all entries of FILE, or of standard input. Entries that have expired are left out.
+    r"""Write the entries of a file.
+
+    Of FILE, or of standard input. Entries that have expired are left out.
 
     JSON lines: {"key": "user:1", "value": "Ada", "ttl": 60}, with expires_at (seconds since 1970)
     instead of ttl, key_b64 and value_b64 for bytes. CSV has these names in its heading.
@@ -80,6 +82,8 @@ def import_command(
     """
     settings = session.settings
     form = transfer.format_of(file, form)
+    if file == "-" and session.stdin_taken:
+        raise UsageProblem(problem="standard input holds the commands here", hint="kv import FILE")
     if file == "-" and sys.stdin.isatty():
         click.echo("reading entries from the terminal; Ctrl-D ends them", err=True)
     size = Path(file).stat().st_size if file != "-" and Path(file).is_file() else None
@@ -279,11 +283,14 @@ class _Import:
     ) -> None:
         failures: Mapping[Any, errors.KVError] = {}
         try:
-            await self._kv.put_many(part, ttl=ttl, expires_at=expires_at, consistency=self._consistency)
+            if len(part) == 1:
+                ((key, value),) = part.items()
+                await self._kv.put(key, value, ttl=ttl, expires_at=expires_at, consistency=self._consistency)
+            else:
+                await self._kv.put_many(part, ttl=ttl, expires_at=expires_at, consistency=self._consistency)
         except errors.BatchFailed as failed:
             failures = failed.failures
-        except errors.BadTtl as error:
-            # It ended between our look at the clock and the client's.
+        except errors.KVError as error:
             failures = dict.fromkeys(part, error)
         self.progress.moved(keys=len(part) - len(failures))
         for key, failure in failures.items():

@@ -123,7 +123,9 @@ def scan_command(
     consistency: str | None,
     key_encoding: str,
 ) -> None:
-    r"""List keys and values, by partition and in it by key. Goes page by page, however many there are.
+    r"""List keys and values.
+
+    In the order of the ring, page by page, however many there are.
 
     \b
       kv scan user: --limit 20
@@ -154,7 +156,9 @@ def scan_command(
 @key_encoding_option
 @pass_session
 def locate_command(session: Session, /, *, key: str, key_encoding: str) -> None:
-    r"""Where a key lives: its slot, its partition, and the nodes that own it, in order.
+    r"""Which nodes hold a key.
+
+    Its slot, its partition, and the owners, the first choice first.
 
     \b
       kv locate user:1

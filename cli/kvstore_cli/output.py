@@ -94,7 +94,12 @@ class Output:
         table = Table(box=None, show_header=head, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
         for name in columns:
             numbers = all(isinstance(row.get(name), int | float | None) for row in piece)
-            table.add_column(name.replace("_", " "), justify="right" if numbers else "left", overflow="fold")
+            table.add_column(
+                name.replace("_", " "),
+                justify="right" if numbers else "left",
+                overflow="fold",
+                no_wrap=name not in _LONG,
+            )
         for row in piece:
             table.add_row(*(Text(cell(row.get(name)), style=_style(row.get(name))) for name in columns))
         sys.stdout.flush()
@@ -105,6 +110,8 @@ class Output:
         sys.stdout.flush()
 
 
+_LONG = ("key", "value", "reason", "about", "meaning", "message", "origin")
+"""Columns that may take several lines; the others are wanted whole."""
 _STYLES = {"ready": "green", "down": "red", "failed": "red", "starting": "yellow", "draining": "yellow"}
 
 

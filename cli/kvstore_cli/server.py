@@ -53,10 +53,10 @@ def examined_or_raise(config: str | None, flags: dict[str, Any]) -> NodeConfig:
 @click.option("--config", envvar="KV_CONFIG", metavar="FILE", help="TOML; `kv config init` writes one.")
 @click.pass_obj
 def server_command(session: Session, /, *, config: str | None, **flags: Any) -> int:
-    r"""Run one node here, until Ctrl-C or SIGTERM.
+    r"""Run one node.
 
-    Without a file: durable, on loopback, data in ./kv-data. Every option is also a KV_* variable;
-    flags win over variables, variables over the file.
+    It runs until Ctrl-C or SIGTERM. Without a file: durable, on loopback, data in ./kv-data. Every
+    option is also a KV_* variable; flags win over variables, variables over the file.
 
     \b
       kv server

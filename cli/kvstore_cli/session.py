@@ -29,7 +29,7 @@ async def connect(settings: Settings) -> Client:
 class Session:
     """The global flags and the connection they lead to."""
 
-    __slots__ = ("_client", "_connect", "_runner", "consistency", "settings", "timing")
+    __slots__ = ("_client", "_connect", "_runner", "consistency", "settings", "stdin_taken")
 
     def __init__(self, settings: Settings | None = None, connect: Connect = connect) -> None:
         self.settings = settings or Settings()
@@ -38,14 +38,15 @@ class Session:
         self._runner: asyncio.Runner | None = None
         self.consistency: str | None = None
         """What the shell's `\\consistency` set; a command's own flag wins."""
-        self.timing = False
+        self.stdin_taken = False
+        """Whether standard input holds commands, so that no value may be read from it."""
 
     def with_flags(self, given: Mapping[str, Any]) -> Session:
         """The same connection under a command's own flags."""
         other = Session(self.settings.merged(given), self._connect)
         if other.settings.url == self.settings.url and other.settings.token == self.settings.token:
             other._client, other._runner = self._client, self._runner
-        other.consistency, other.timing = self.consistency, self.timing
+        other.consistency, other.stdin_taken = self.consistency, self.stdin_taken
         return other
 
     def flags(self) -> dict[str, Any]:

@@ -56,7 +56,7 @@ def set_command(
       tar c notes | kv set backup:notes
     """
     name = key_from(key, key_encoding)
-    data = value_from(value, file, literal=literal, encoding=value_encoding)
+    data = value_from(value, file, literal=literal, encoding=value_encoding, stdin_taken=session.stdin_taken)
 
     async def work(kv: Client) -> Any:
         return await kv.put(
@@ -91,10 +91,10 @@ def get_command(
     consistency: str | None,
     key_encoding: str,
 ) -> int:
-    r"""Read a key. Exit status 1 when there is none.
+    r"""Read a key.
 
-    In a pipe the value is followed by a line end; -o raw writes the exact bytes. -o json adds version,
-    expiry and who answered.
+    Exit status 1 when there is none. In a pipe the value is followed by a line end; -o raw writes the
+    exact bytes. -o json adds version, expiry and who answered.
 
     \b
       kv get user:1
@@ -169,7 +169,9 @@ def del_command(
 @key_encoding_option
 @pass_session
 def exists_command(session: Session, /, *, key: str, consistency: str | None, key_encoding: str) -> int:
-    r"""Whether a key is there: exit status 0 or 1.
+    r"""Whether a key is there.
+
+    Says yes or no, and exits with 0 or 1.
 
     \b
       kv exists user:1 && echo known

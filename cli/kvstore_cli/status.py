@@ -30,7 +30,7 @@ def in_bytes(count: int | None) -> str:
     size, unit = float(count), 0
     while size >= 1024 and unit < len(_UNITS) - 1:
         size, unit = size / 1024, unit + 1
-    return f"{size:.1f} {_UNITS[unit]}" if unit else f"{count} B"
+    return f"{size:.1f} {_UNITS[unit]}" if unit and size < 10 else f"{size:.0f} {_UNITS[unit]}"
 
 
 @click.command(cls=KvCommand)
@@ -38,7 +38,9 @@ def in_bytes(count: int | None) -> str:
               help="Again and again, every two seconds or so often.")  # fmt: skip
 @pass_session
 def status_command(session: Session, /, *, watch: int | None) -> int:
-    r"""How the nodes are, and what that means for the keys. Exit status 5 when not all is well.
+    r"""How the nodes and the cluster are.
+
+    Exit status 5 when not all is well.
 
     \b
       kv status

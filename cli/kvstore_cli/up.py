@@ -74,9 +74,10 @@ def up_command(
     yes: bool,
     detach: bool,
 ) -> None:
-    r"""Start a durable cluster here and look after it; Ctrl-C stops it, the next start finds all data.
+    r"""Start a durable cluster here.
 
-    KV_* variables and --config reach every node. A node that dies is started again (not with --detach).
+    Ctrl-C stops it, the next start finds all data. KV_* variables and --config reach every node. A node
+    that dies is started again (not with --detach).
 
     \b
       kv up
