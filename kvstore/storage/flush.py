@@ -79,7 +79,8 @@ class Flush:
 
     def start(self) -> None:
         """Begin, with the next turn of the loop."""
-        self._worker.submit(_nothing, self._turn)
+        if not self._stopped:
+            self._worker.submit(_nothing, self._turn)
 
     def retry(self) -> None:
         """There may be space again."""

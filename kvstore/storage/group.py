@@ -60,11 +60,12 @@ class Group:
     """What is staged, what is in flight, and who waits for it. On the loop, but for `finish` and `halt`."""
 
     __slots__ = (
-        "_busy", "_clock", "_closing", "_flying_bytes", "_flying_ceiling", "_flying_error",
-        "_flying_retired", "_flying_sync", "_flying_waiters", "_holder", "_interval_ms", "_log",
-        "_log_dirty", "_on_failure", "_sync_always", "_sync_wanted", "_synced_ms", "_waiting", "_worker",
-        "batches", "ceiling", "failed", "flying", "fsyncs", "highest", "keys", "landed", "last_fsync_ms",
-        "now_ms", "staged", "staged_bytes", "staged_ceiling", "staged_retired", "tombstones",
+        "_busy", "_clock", "_closing", "_flying_bytes", "_flying_ceiling", "_flying_counts",
+        "_flying_error", "_flying_retired", "_flying_sync", "_flying_waiters", "_holder", "_interval_ms",
+        "_log", "_log_dirty", "_on_failure", "_sync_always", "_sync_wanted", "_synced_ms", "_waiting",
+        "_worker", "batches", "ceiling", "failed", "flying", "fsyncs", "highest", "keys", "landed",
+        "landed_counts", "last_fsync_ms", "now_ms", "staged", "staged_bytes", "staged_ceiling",
+        "staged_retired", "tombstones",
     )  # fmt: skip
 
     def __init__(
@@ -111,6 +112,8 @@ class Group:
         """The highest version ever staged, as a record has it."""
         self.keys = start.keys
         self.tombstones = start.tombstones
+        self.landed_counts = self._flying_counts = (start.keys, start.tombstones)
+        """Keys and tombstones as of `landed`."""
         self.now_ms = 0
         """The latest instant anybody told the store; paces the syncs of mode `interval`."""
         self.failed: errors.Crashed | None = None
@@ -178,6 +181,7 @@ class Group:
         else:
             self._cut_part()
         self._flying_ceiling = ceiling
+        self._flying_counts = (self.keys, self.tombstones)
         self._flying_retired, self.staged_retired = self.staged_retired, []
         return segment.encode_batch(ceiling, self.keys, self.tombstones, self.flying)
 
@@ -239,6 +243,7 @@ class Group:
             self._log_dirty = False
             self._synced_ms = self.now_ms
         self.landed = self._log.sequence
+        self.landed_counts = self._flying_counts
         self.ceiling = max(self.ceiling, self._flying_ceiling)
         waiters, self._flying_waiters = self._flying_waiters, []
         if self.flying:

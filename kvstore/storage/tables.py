@@ -118,8 +118,9 @@ class Tables:
         """Show a durable batch to readers."""
         self.table.absorb(batch, written)
         self.table.retired += retired
-        self._freeze_if_full()
-        self._reserve_segment()
+        if not self._stopped:
+            self._freeze_if_full()
+            self._reserve_segment()
 
     def may_write(self) -> bool:
         """Whether memory has room for another batch."""
@@ -167,8 +168,8 @@ class Tables:
             segment=self._log.number,
             highest_version=int.from_bytes(group.highest, "big"),
             ceiling=group.ceiling,
-            keys=group.keys,
-            tombstones=group.tombstones,
+            keys=group.landed_counts[0],
+            tombstones=group.landed_counts[1],
             owner=self._owner,
         )
 
