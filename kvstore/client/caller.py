@@ -77,7 +77,9 @@ class Caller:
             except errors.KVError as error:
                 if not error.retryable:
                     raise error if unresolved is None or not error.definite else unresolved from None
-                last = error
+                # What a node says tells more than that another one cannot be reached.
+                if last is None or not isinstance(error, errors.CannotConnect):
+                    last = error
                 if writes and not error.definite:
                     unresolved = unresolved or error
             else:

@@ -66,7 +66,8 @@ class Connection(asyncio.Protocol):
             raise errors.CannotConnect(address=address, reason=f"no answer within {timeout:g} s") from None
         except OSError as error:
             connection.close()
-            raise errors.CannotConnect(address=address, reason=error.strerror or str(error)) from None
+            reason = "refused" if isinstance(error, ConnectionRefusedError) else error.strerror or str(error)
+            raise errors.CannotConnect(address=address, reason=reason) from None
         except errors.Unresolved as error:
             connection.close()
             raise errors.CannotConnect(address=address, reason=error.message) from None
