@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from copy import deepcopy
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -40,7 +41,11 @@ class StoreMachine(RuleBasedStateMachine):
         self.patch.setattr(group, "GROUP_BYTES_MAX", group_bytes)
         self.counts_are_exact = group_bytes > 300
         """A crash between the parts of one large group leaves them off by the part that is missing."""
-        self.options = {"sync": sync, "memtable_bytes": memtable_bytes, "segment_bytes": segment_bytes}
+        self.options: dict[str, Any] = {
+            "sync": sync,
+            "memtable_bytes": memtable_bytes,
+            "segment_bytes": segment_bytes,
+        }
         self.rig = StoreRig()
         self.store = self.rig.open(**self.options)
         self.staged: State = {}
@@ -104,7 +109,7 @@ class StoreMachine(RuleBasedStateMachine):
         before = dict(self.staged)
         reclaimed = self.store.tick(self.now)
         changed = 0
-        for key, record in before.items():
+        for record in before.values():
             if records.is_expired(record, self.now) and record[16] != 2:
                 # Which of the due ones it took is its own business; a later read shows it.
                 changed += 1
@@ -131,7 +136,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule()
     def process_dies(self) -> None:
-        """kill -9: the operating system still writes what it was given."""
+        """As after kill -9: the operating system still writes what it was given."""
         self._restart(StoreRig(self.rig.disk.copy(), deepcopy(self.rig.backing)), self.acknowledged)
 
     @rule()
