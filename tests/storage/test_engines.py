@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
+import lmdb
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from store_rig import NOW, skey, tombstone, value
 
-from kvstore.storage.engine import Engine, Grow, Mark, expiry_key, split_expiry_key
+from kvstore.storage.engine import Engine, Full, Grow, Mark, expiry_key, split_expiry_key
 from kvstore.storage.lmdb_engine import LmdbEngine
 from kvstore.storage.memory_engine import Backing, MemoryEngine
 
@@ -242,4 +244,39 @@ def test_lmdb_says_when_its_map_is_full_and_goes_on_when_it_has_grown(tmp_path: 
         break
     assert grown > 2
     assert everything(engine) == large
+    engine.close()
+
+
+def test_a_reader_keeps_its_snapshot_until_it_adopts_the_next(kept: Kept) -> None:
+    """LMDB runs without its reader table here, so pages a reader needs must not be used again."""
+    names = [skey(f"k{n:03}") for n in range(300)]
+    put(kept.engine, [(name, value(1, b"x" * 200)) for name in names])
+    for version in range(2, 12):
+        kept.engine.begin()
+        kept.engine.put([(name, value(version, b"x" * 200)) for name in names])
+        before = [kept.engine.get(name) for name in names]
+        job = kept.engine.seal(None)
+        assert before == [value(version - 1, b"x" * 200)] * 300
+        if isinstance(kept.engine, LmdbEngine):
+            job()
+            assert [kept.engine.get(name) for name in names] == before
+            assert everything(kept.engine) == list(zip(names, before, strict=True))
+        else:
+            job()
+        kept.engine.adopt()
+        assert [kept.engine.get(name) for name in names] == [value(version, b"x" * 200)] * 300
+
+
+def test_lmdb_says_when_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = LmdbEngine(str(tmp_path))
+    engine.open()
+
+    def full() -> None:
+        raise lmdb.DiskError("mdb_txn_commit: No space left on device")
+
+    engine.begin()
+    engine.put([(skey("a"), value(1))])
+    monkeypatch.setattr(engine, "_writer", SimpleNamespace(commit=full, abort=engine._writer.abort))
+    with pytest.raises(Full, match="No space"):
+        engine.seal(None)()
     engine.close()
