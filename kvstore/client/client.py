@@ -67,13 +67,19 @@ class Client:
         token: str | None = None,
         retries: int = ATTEMPTS_MAX - 1,
         local_addr: tuple[str, int] | None = None,
+        pinned: bool = False,
     ) -> Client:
-        """Reach any node and learn the others from it. Raises errors.CannotConnect and its kin, BadOption."""
+        """Reach any node and learn the others from it; `pinned`: ask no others than those of the url.
+
+        Raises errors.CannotConnect and its kin, BadOption.
+        """
         _check_timeout(timeout)
         if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
             raise errors.BadOption(option="retries", given=retries, allowed="0 or more")
         seeds = addresses_of(url)
-        nodes = Nodes(seeds, token=token or "", dice=dice, local_addr=local_addr, connect_timeout=timeout)
+        nodes = Nodes(
+            seeds, token=token or "", dice=dice, local_addr=local_addr, connect_timeout=timeout, pinned=pinned
+        )
         caller = Caller(
             nodes,
             policy=RetryPolicy(base_ms=25, cap_ms=400),

@@ -61,12 +61,14 @@ class Nodes:
         dice: Dice,
         local_addr: tuple[str, int] | None,
         connect_timeout: float,
+        pinned: bool = False,
     ) -> None:
         self._seeds = list(seeds)
         self._token = token
         self._dice = dice
         self._local_addr = local_addr
         self._connect_timeout = connect_timeout
+        self._pinned = pinned
         self._cluster = ""
         self._open: dict[str, Connection] = {}
         self._opening: dict[str, asyncio.Future[Connection]] = {}
@@ -78,7 +80,7 @@ class Nodes:
     def candidates(self, key: bytes | None) -> list[str]:
         """All addresses, best first."""
         topology = self.topology
-        if topology is None:
+        if topology is None or self._pinned:
             order = list(self._seeds)
         else:
             rest = [f"{node.host}:{node.client_port}" for node in topology.nodes]

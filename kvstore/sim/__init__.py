@@ -1,1 +1,1 @@
-"""The ports, imagined: a whole cluster from a seed."""
+"""The ports, imagined: a whole cluster from a seed (docs/simulation.md)."""

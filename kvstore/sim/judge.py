@@ -1,0 +1,188 @@
+"""Judges a history: what clients asked, when, and what they were told. Imports nothing of the store.
+
+Every written value is unique in its history and every answer says which version it saw, so each rule is a
+pass over the operations of one key (RELIABILITY, "two rules make checking cheap").
+
+Promises judged, by name:
+- invented: a read returns only what was written under that key;
+- refused: a write that was definitely refused is never read;
+- back: a quorum read never returns a version below one that an earlier quorum read returned or an earlier
+  acknowledged quorum write got ("earlier": ended before this one began);
+- two-values: one version has one value, whoever reads it;
+- lost: after healing, a read at all returns at least the highest acknowledged version of any level;
+- vanished: what is acknowledged, never expires and was not overwritten is there after healing;
+- undead: nothing is served later than the allowed skew after its end;
+- late: every call is answered within its deadline;
+- stuck: after healing, calls succeed;
+- empty: a run without successes of each kind, or without faults among its operations, proves nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+SKEW_S = 0.8
+LATE_S = 0.5
+STRONG = ("quorum", "all")
+
+
+@dataclass(slots=True)
+class Operation:
+    """One call of one client. Times in simulated seconds."""
+
+    client: int
+    kind: str
+    """put, delete, touch, get"""
+    key: str
+    level: str
+    began: float
+    timeout: float
+    value: bytes | None = None
+    """Written, or read; None: absent."""
+    ttl: float = 0.0
+    ended: float | None = None
+    outcome: str = "open"
+    """ok, refused (definite), unresolved, open."""
+    version: int = 0
+    final: bool = False
+    error: str = ""
+
+    def __str__(self) -> str:
+        shown = self.value.decode() if self.value is not None else "-"
+        end = f"{self.ended:.4f}" if self.ended is not None else "open"
+        return (
+            f"{self.began:.4f}-{end} c{self.client} {self.kind} {self.key}={shown} at {self.level}: "
+            f"{self.outcome} v{self.version}{' ' + self.error if self.error else ''}"
+        )
+
+
+@dataclass(slots=True)
+class Verdict:
+    """What the judge says of a run."""
+
+    violations: list[str] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
+
+    @property
+    def word(self) -> str:
+        """ok, illegal, or unknown; unknown is never a pass."""
+        return "illegal" if self.violations else "unknown" if self.unknown else "ok"
+
+
+def judge(
+    operations: Sequence[Operation], *, fault_spans: Iterable[tuple[float, float]], timed_keys: frozenset[str]
+) -> Verdict:
+    """Apply every rule. `timed_keys` are those whose values may end by themselves or be touched."""
+    verdict = Verdict()
+    keys: dict[str, list[Operation]] = {}
+    for operation in operations:
+        keys.setdefault(operation.key, []).append(operation)
+    for key in sorted(keys):
+        _judge_key(key, keys[key], verdict, timed=key in timed_keys)
+    for operation in operations:
+        end = operation.ended
+        if end is not None and end - operation.began > operation.timeout + LATE_S:
+            verdict.violations.append(f"late: {operation}")
+        if operation.final and operation.outcome != "ok":
+            verdict.violations.append(f"stuck: {operation}")
+    _judge_substance(operations, list(fault_spans), verdict)
+    return verdict
+
+
+def _judge_key(key: str, operations: list[Operation], verdict: Verdict, *, timed: bool) -> None:
+    written = {op.value: op for op in operations if op.kind == "put"}
+    reads = [op for op in operations if op.kind == "get" and op.outcome == "ok"]
+    writes = [op for op in operations if op.kind != "get" and op.outcome == "ok"]
+    value_of: dict[int, bytes | None] = {}
+    for write in writes:
+        if write.kind in ("put", "delete"):
+            value_of[write.version] = write.value
+    for read in reads:
+        if read.value is None:
+            continue
+        source = written.get(read.value)
+        if source is None or (read.ended is not None and source.began > read.ended):
+            verdict.violations.append(f"invented: {read}")
+            continue
+        if source.outcome == "refused":
+            verdict.violations.append(f"refused: {read} although {source}")
+        known = value_of.setdefault(read.version, read.value)
+        if known != read.value:
+            verdict.violations.append(f"two-values: {read} but version {read.version} is {known!r}")
+        if timed and source.ttl and source.ended is not None and not _touched(operations):
+            end = source.ended + source.ttl + SKEW_S
+            if read.began > end:
+                verdict.violations.append(f"undead: {read} although {source} with ttl {source.ttl:.2f}")
+    _judge_order(reads, writes, verdict)
+    _judge_end(key, operations, reads, writes, value_of, verdict, timed=timed)
+
+
+def _touched(operations: list[Operation]) -> bool:
+    return any(op.kind == "touch" for op in operations)
+
+
+def _judge_order(reads: list[Operation], writes: list[Operation], verdict: Verdict) -> None:
+    """Sweep over time: the floor rises when an operation ends, and holds for those that begin later."""
+    marks: list[tuple[float, int, Operation]] = []
+    for op in [*reads, *writes]:
+        if op.level in STRONG and op.ended is not None:
+            marks.append((op.ended, 1, op))
+    marks += [(op.began, 0, op) for op in reads if op.level in STRONG]
+    # At one instant beginnings come first: operations that touch are concurrent.
+    marks.sort(key=lambda mark: (mark[0], mark[1]))
+    floor = 0
+    above: Operation | None = None
+    begun: dict[int, tuple[int, Operation | None]] = {}
+    for _, is_end, op in marks:
+        if not is_end:
+            begun[id(op)] = (floor, above)
+            continue
+        if op.kind == "get":
+            least, because = begun[id(op)]
+            if op.version < least:
+                verdict.violations.append(f"back: {op} although {because}")
+        if op.version > floor:
+            floor, above = op.version, op
+
+
+def _judge_end(
+    key: str,
+    operations: list[Operation],
+    reads: list[Operation],
+    writes: list[Operation],
+    value_of: dict[int, bytes | None],
+    verdict: Verdict,
+    *,
+    timed: bool,
+) -> None:
+    highest = max((op.version for op in writes), default=0)
+    for read in reads:
+        if not read.final:
+            continue
+        if read.version < highest:
+            best = max(writes, key=lambda op: op.version)
+            verdict.violations.append(f"lost: {read} although {best}")
+        elif not timed and read.value is None and value_of.get(read.version) is not None:
+            verdict.violations.append(
+                f"vanished: {read}; version {read.version} is {value_of[read.version]!r}"
+            )
+    finals = {(op.version, op.value) for op in reads if op.final}
+    if len(finals) > 1 and not timed:
+        verdict.violations.append(f"split: {key} reads {sorted(map(str, finals))} after healing")
+    del operations
+
+
+def _judge_substance(
+    operations: Sequence[Operation], spans: list[tuple[float, float]], verdict: Verdict
+) -> None:
+    for kind in ("put", "get", "delete"):
+        if not any(op.kind == kind and op.outcome == "ok" and not op.final for op in operations):
+            verdict.unknown.append(f"empty: no successful {kind}")
+    if spans and not any(
+        op.began < until and (op.ended is None or op.ended > since)
+        for op in operations
+        if not op.final
+        for since, until in spans
+    ):
+        verdict.unknown.append("empty: no operation while a fault lasted")

@@ -1,0 +1,185 @@
+"""Runs seeds: a cluster, a workload, a plan of faults, a verdict.
+
+    python -m kvstore.sim --seed 1 --runs 200
+
+A run is (commit, seed): everything else is drawn from the seed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import random
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from kvstore.sim.cluster import Cluster
+from kvstore.sim.faults import KINDS, Fault, Plan, plan
+from kvstore.sim.judge import Operation, Verdict, judge
+from kvstore.sim.loop import SimLoop
+from kvstore.sim.loop import run as run_loop
+from kvstore.sim.workload import PLAIN_KEYS, TIMED_KEYS, TOUCHED_KEYS, Workload
+
+SETTLE_S = 9.0
+"""From healing to the final reads: silence is noticed after 3 s, a dial is repeated within 2, a call has 3."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """What a run looks like, beside its seed."""
+
+    nodes: int = 5
+    replicas: int = 3
+    clients: int = 4
+    seconds: float = 8.0
+    kinds: tuple[str, ...] = KINDS
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What came of a run."""
+
+    seed: int
+    verdict: Verdict
+    digest: str
+    plan: Plan
+    operations: int
+    succeeded: int
+    seconds: float
+    trace: list[str]
+    history: list[Operation]
+
+
+def simulate(seed: int, shape: Shape | None = None, *, keep_trace: bool = False) -> Outcome:
+    """Run one seed to its verdict."""
+    with _quiet_end():
+        outcome = run_loop(_main(seed, shape or Shape(), keep_trace=keep_trace))
+        gc.collect()
+    return outcome
+
+
+@contextlib.contextmanager
+def _quiet_end() -> Iterator[None]:
+    """Coroutines of crashed processes are dropped in the middle; what they say then is of no interest."""
+    before = sys.unraisablehook
+    sys.unraisablehook = lambda _unraisable: None
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
+
+
+async def _main(seed: int, shape: Shape, *, keep_trace: bool) -> Outcome:
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, SimLoop)
+    cluster = Cluster(loop, seed, nodes=shape.nodes, replicas=shape.replicas, keep_trace=keep_trace)
+    faults = plan(seed, nodes=shape.nodes, seconds=shape.seconds, kinds=shape.kinds)
+    for number in cluster.machines:
+        cluster.start(number)
+    await asyncio.sleep(1.0)
+    workload = Workload(loop, cluster.trace, random.Random(cluster.dice.getrandbits(64)))
+    clients = [await cluster.client(number) for number in range(1, shape.clients + 1)]
+    begin = loop.time()
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(_break(cluster, faults, begin))
+        for number, client in enumerate(clients, 1):
+            tasks.create_task(workload.drive(number, client, begin + shape.seconds))
+    cluster.heal()
+    await asyncio.sleep(SETTLE_S)
+    await _final_calls(cluster, workload)
+    spans = [(begin + fault.at, begin + fault.at + fault.lasts) for fault in faults.faults]
+    verdict = judge(workload.history, fault_spans=spans, timed_keys=frozenset(TIMED_KEYS + TOUCHED_KEYS))
+    verdict.violations += [f"ended: {failure!r}" for failure in cluster.failures]
+    verdict.violations += [
+        f"refused-start: {machine.refused.message}"
+        for machine in cluster.machines.values()
+        if machine.refused is not None
+    ]
+    verdict.violations += [f"bug: {text}" for text in cluster.trace.bugs]
+    for client in clients:
+        await client.close()
+    cluster.end()
+    return Outcome(
+        seed,
+        verdict,
+        cluster.trace.digest,
+        faults,
+        len(workload.history),
+        sum(op.outcome == "ok" for op in workload.history),
+        loop.time(),
+        cluster.trace.lines,
+        workload.history,
+    )
+
+
+async def _final_calls(cluster: Cluster, workload: Workload) -> None:
+    """Through every node: each key at `all`, and a write."""
+    for number, machine in cluster.machines.items():
+        client = await cluster.client(100 + number, url=f"kv://{machine.host}:7401", pinned=True)
+        for key in PLAIN_KEYS + TIMED_KEYS + TOUCHED_KEYS:
+            await workload.call(client, 100 + number, "get", key, "all", timeout=3.0, final=True)
+        await workload.call(client, 100 + number, "put", f"after-{number}", "quorum", timeout=3.0, final=True)
+        await client.close()
+
+
+async def _break(cluster: Cluster, faults: Plan, begin: float) -> None:
+    for fault in faults.faults:
+        await asyncio.sleep(max(begin + fault.at - cluster.loop.time(), 0))
+        cluster.trace("fault", str(fault))
+        undo = _apply(cluster, fault)
+        await asyncio.sleep(fault.lasts)
+        undo()
+
+
+def _apply(cluster: Cluster, fault: Fault) -> Callable[[], Any]:
+    """Do it; what is returned undoes it."""
+    machines = [cluster.machines[number] for number in fault.nodes]
+    network = cluster.network
+    match fault.kind:
+        case "crash":
+            for number in fault.nodes:
+                cluster.crash(number)
+            return lambda: _start_again(cluster, fault)
+        case "power_cut":
+            for machine in machines:
+                machine.files.fuse = int(fault.amount)
+            return lambda: _start_again(cluster, fault)
+        case "isolate" | "halves" | "one_way":
+            cluster.cut(list(fault.pairs))
+            return network.heal
+        case "slow":
+            for src, dst in fault.pairs:
+                network.slow[cluster.machines[src].host, cluster.machines[dst].host] = fault.amount
+            return network.slow.clear
+        case "chop":
+            network.chop_chance = fault.amount
+            return lambda: setattr(network, "chop_chance", 0.1)
+        case "pause":
+            for number in fault.nodes:
+                cluster.pause(number)
+            return lambda: [cluster.resume(number) for number in fault.nodes]
+        case "clock":
+            before = [(machine.clock, machine.clock.offset_ms) for machine in machines]
+            for machine in machines:
+                machine.clock.offset_ms += fault.amount
+            return lambda: [setattr(clock, "offset_ms", offset) for clock, offset in before]
+        case "disk_full":
+            for machine in machines:
+                machine.files.refuse_writes = True
+            return lambda: [setattr(machine.files, "refuse_writes", False) for machine in machines]
+        case "stall":
+            for machine in machines:
+                machine.slowness[0] = fault.amount
+            return lambda: [machine.slowness.__setitem__(0, 1.0) for machine in machines]
+        case _:
+            raise AssertionError(fault.kind)
+
+
+def _start_again(cluster: Cluster, fault: Fault) -> None:
+    for number in fault.nodes:
+        cluster.machines[number].files.fuse = 0
+        if not cluster.machines[number].runs:
+            cluster.start(number)
