@@ -29,7 +29,10 @@ def find(word: str) -> type[errors.KVError]:
     names = {kind.name: kind for kind in table.values()}
     found = table.get(word.upper()) or names.get(word.lower().replace("-", "_"))
     if found is None:
-        near = difflib.get_close_matches(word.upper(), [*table, *(n.upper() for n in names)], n=1, cutoff=0.5)
+        family = [code for code in table if code.startswith(word.upper()[:4])] if len(word) >= 4 else []
+        near = family[-1:] or difflib.get_close_matches(
+            word.upper(), [*table, *(n.upper() for n in names)], n=1, cutoff=0.5
+        )
         hint = f"kv explain {near[0] if near[0] in table else near[0].lower()}" if near else "kv explain"
         raise UsageProblem(problem=f"no error is called {word}", hint=hint)
     return found

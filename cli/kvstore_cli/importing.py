@@ -125,8 +125,9 @@ async def _source(file: str) -> AsyncIterator[Read]:
             # On the loop and not in a thread: Ctrl-C must not wait for the next line.
             loop = asyncio.get_running_loop()
             reader = asyncio.StreamReader(loop=loop)
+            own_end = os.fdopen(os.dup(sys.stdin.fileno()), "rb", buffering=0)
             transport, _ = await loop.connect_read_pipe(
-                lambda: asyncio.StreamReaderProtocol(reader, loop=loop), sys.stdin.buffer
+                lambda: asyncio.StreamReaderProtocol(reader, loop=loop), own_end
             )
             try:
                 yield reader.read

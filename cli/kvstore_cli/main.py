@@ -99,9 +99,6 @@ def run(arguments: Sequence[str] | None = None, session: Session | None = None) 
         asked.show()
         return asked.exit_code
     except (KeyboardInterrupt, click.Abort):
-        # The cursor stands behind ^C.
-        if sys.stderr.isatty():
-            click.echo(err=True)
         return problems.INTERRUPTED
     except BrokenPipeError:
         return _let_go_of_stdout()

@@ -103,9 +103,8 @@ class Output:
         for row in piece:
             table.add_row(*(Text(cell(row.get(name)), style=_style(row.get(name))) for name in columns))
         sys.stdout.flush()
-        console = Console(
-            file=sys.stdout, no_color=not self._colour, force_terminal=self._colour or None, highlight=False
-        )
+        # Without colour there is no bold either: no escape sequence at all.
+        console = Console(file=sys.stdout, force_terminal=self._colour, highlight=False)
         console.print(table)
         sys.stdout.flush()
 

@@ -25,14 +25,22 @@ CLUSTER_FILE = "cluster.json"
 
 
 class Duration(click.ParamType[int]):
-    """`90s`, `15m`, `12h`, `7d`, `250ms`, or seconds: milliseconds. Raises errors.BadTtl."""
+    """`90s`, `15m`, `12h`, `7d`, `250ms`, or seconds: milliseconds. Raises errors.BadTtl, BadOption."""
 
     name = "duration"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """Parse, once: defaults are numbers already."""
-        del param, ctx
-        return value if isinstance(value, int) else parse_duration(str(value))
+        del ctx
+        if isinstance(value, int):
+            return value
+        try:
+            return parse_duration(str(value))
+        except errors.BadTtl:
+            if param is None or param.name == "ttl":
+                raise
+            allowed = "a time above 0, as 500ms, 5s, 2m"
+            raise errors.BadOption(option=param.opts[0], given=repr(value), allowed=allowed) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +48,7 @@ class Settings:
     """What the global flags said; None where they said nothing."""
 
     url: str | None = None
-    timeout_ms: int | None = None
+    call_timeout_ms: int | None = None
     token: str | None = None
     output: str | None = None
     color: str | None = None
@@ -57,7 +65,7 @@ class Settings:
     @property
     def deadline_ms(self) -> int:
         """How long a call may take."""
-        return self.timeout_ms or TIMEOUT_MS
+        return self.call_timeout_ms or TIMEOUT_MS
 
     @property
     def form(self) -> str:
@@ -106,7 +114,7 @@ def global_options(*, hidden: bool) -> list[click.Option]:
     return [
         option("--url", env="KV_URL", metavar="URL", help="The cluster: kv://host:port[,host:port...]."),
         option(
-            "--timeout", "timeout_ms", env="KV_TIMEOUT", type=Duration(), metavar="TIME",
+            "--timeout", "call_timeout_ms", env="KV_TIMEOUT", type=Duration(), metavar="TIME",
             help="How long a call may take: 500ms, 5s. Default 5s.",
         ),
         option("--token", env="KV_TOKEN", metavar="TOKEN", help="The client token; better: KV_TOKEN_FILE."),
@@ -121,7 +129,7 @@ def global_options(*, hidden: bool) -> list[click.Option]:
     ]  # fmt: skip
 
 
-NAMES = ("url", "timeout_ms", "token", "output", "color")
+NAMES = ("url", "call_timeout_ms", "token", "output", "color")
 
 
 def checked_url(url: str) -> str:

@@ -231,7 +231,7 @@ def _ask(session: Session) -> list[health.NodeHealth]:
         return await health.examine(kv, await kv.topology(), timeout_s=_ASK_S)
 
     try:
-        return session.with_flags({"timeout_ms": int(_ASK_S * 1000)}).call(work)
+        return session.with_flags({"call_timeout_ms": int(_ASK_S * 1000)}).call(work)
     except errors.AuthFailed:
         raise
     except errors.KVError:
