@@ -7,7 +7,6 @@ themselves when there is enough again.
 
 from __future__ import annotations
 
-from kvstore import limits
 from kvstore.ports import Files, Worker
 
 RECHECK_MS = 1_000
@@ -17,12 +16,14 @@ RECHECK_MS = 1_000
 class Reserve:
     """Whether client writes must stop. On the loop; asks the disk through a worker."""
 
-    __slots__ = ("_asking", "_checked_ms", "_files", "_path", "_worker", "free", "full", "reserve")
-
-    def __init__(self, *, files: Files, path: str, worker: Worker, ratio: float, bytes_max: int) -> None:
+    def __init__(
+        self, *, files: Files, path: str, worker: Worker, ratio: float, bytes_max: int, room: int
+    ) -> None:
         self._files = files
         self._path = path
         self._worker = worker
+        self._room = room
+        self._ran_out = False
         self._checked_ms = 0
         self._asking = False
         self.reserve = min(int(files.total_bytes(path) * ratio), bytes_max)
@@ -40,11 +41,15 @@ class Reserve:
         self._worker.submit(lambda: self._files.free_bytes(self._path), self._checked)
 
     def ran_out(self) -> None:
-        """A write other than the log's found no space, whatever the last look said."""
-        self.full = True
+        """A write other than the log's found no space, whatever the last look said.
+
+        There is enough again when a segment would fit.
+        """
+        self.full = self._ran_out = True
 
     def _checked(self, free: int | None, error: BaseException | None) -> None:
         self._asking = False
         if error is None and free is not None:
             self.free = free
-            self.full = free < max(self.reserve, limits.SEGMENT_BYTES if self.full else 0)
+            self.full = free < (max(self.reserve, self._room) if self._ran_out else self.reserve)
+            self._ran_out = self._ran_out and self.full

@@ -121,6 +121,7 @@ class Store:
             worker=flusher,
             ratio=options.disk_reserve_ratio,
             bytes_max=options.disk_reserve_bytes_max,
+            room=options.segment_bytes,
         )
         store = cls(
             opened,

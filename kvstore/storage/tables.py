@@ -12,7 +12,7 @@ Rules kept here:
 from __future__ import annotations
 
 from kvstore import errors
-from kvstore.ports import File, Worker
+from kvstore.ports import Worker
 from kvstore.storage.engine import Engine, Full, Mark
 from kvstore.storage.flush import Flush
 from kvstore.storage.group import Group
@@ -120,7 +120,8 @@ class Tables:
         self.table.retired += retired
         if not self._stopped:
             self._freeze_if_full()
-            self._reserve_segment()
+            if not self._reserve.full:
+                self._log.keep_spare(self._flusher, self._reserve.ran_out)
 
     def may_write(self) -> bool:
         """Whether memory has room for another batch."""
@@ -129,21 +130,9 @@ class Tables:
     def tick(self) -> None:
         """Try again what a full disk held up."""
         if not self._reserve.full:
-            self._reserve_segment()
+            self._log.keep_spare(self._flusher, self._reserve.ran_out)
             if self._flush is not None:
                 self._flush.retry()
-
-    def _reserve_segment(self) -> None:
-        if self._reserve.full or not self._log.wants_spare():
-            return
-
-        def reserved(file: File | None, error: BaseException | None) -> None:
-            self._log.take_spare(file)
-            if error is not None:
-                # Not fatal: the log has half a segment left. Clients stop, and it is tried again.
-                self._reserve.ran_out()
-
-        self._flusher.submit(self._log.spare_job(), reserved)
 
     def _freeze_if_full(self) -> None:
         if self.frozen is not None or self.table.bytes < self._table_bytes:
@@ -151,14 +140,13 @@ class Tables:
         group, mark = self._group, self._mark()
         assert group is not None
         self.frozen, self.table = self.table, Memtable()
-        flush = self._flush = self._new_flush(self.frozen, mark)
+        flush = self._flush = Flush(
+            table=self.frozen, mark=mark, engine=self._engine, worker=self._flusher, holder=self
+        )
         if self._log.synced >= mark.position:
             flush.start()
         else:
             group.commit(lambda error: flush.start() if error is None else None, sync=True)
-
-    def _new_flush(self, table: Memtable, mark: Mark) -> Flush:
-        return Flush(table=table, mark=mark, engine=self._engine, worker=self._flusher, holder=self)
 
     def _mark(self) -> Mark:
         group = self._group
@@ -227,7 +215,8 @@ class Tables:
             if self._flush is not None:
                 self._flush.finish()
             mark = self._mark()
-            self._new_flush(self.table, mark).finish()
+            last = Flush(table=self.table, mark=mark, engine=self._engine, worker=self._flusher, holder=self)
+            last.finish()
         except Full:
             self._engine.abort()
             return

@@ -7,7 +7,7 @@ Rules kept here:
   segment of a log can end in an unfinished write;
 - an error of any of these is final: the caller must not append again.
 
-The next segment is reserved ahead of use (`spare_job`, on another worker), because reserving takes
+The next segment is reserved ahead of use (`keep_spare`, on another worker), because reserving takes
 as long as hundreds of commits.
 """
 
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from kvstore.ports import File, Files
+from kvstore.ports import File, Files, Worker
 from kvstore.storage import segment
 from kvstore.storage.recovery import Owner, Recovered, SegmentFile, segment_path
 from kvstore.storage.segment import SegmentHeader
@@ -160,25 +160,28 @@ class Log:
 
     # --- off the commit path ------------------------------------------------------------
 
-    def wants_spare(self) -> bool:
-        """Whether the segment is half full and nothing waits to follow it."""
-        return not self._spare_asked and 2 * self._offset > self._capacity
+    def keep_spare(self, worker: Worker, failed: Callable[[], None]) -> None:
+        """Reserve the next segment on another worker, once this one is half full.
 
-    def spare_job(self) -> Callable[[], File]:
-        """The job that reserves the next segment; hand its file to `take_spare`."""
+        `failed` is called on the loop when that did not work. The log has half a segment left then,
+        and the next call tries again.
+        """
+        if self._spare_asked or 2 * self._offset <= self._capacity:
+            return
         self._spare_asked = True
-        files, path, size = self._files, f"{self._directory}/{_SPARE}", self._segment_bytes
+        path, size = f"{self._directory}/{_SPARE}", self._segment_bytes
 
         def job() -> File:
-            self._spare_made = files.create(path, size)
+            self._spare_made = self._files.create(path, size)
             return self._spare_made
 
-        return job
+        def done(file: File | None, error: BaseException | None) -> None:
+            self._spare, self._spare_made = file, None
+            self._spare_asked = error is None
+            if error is not None:
+                failed()
 
-    def take_spare(self, file: File | None) -> None:
-        """The reserved file, or None when it could not be made (it is tried again)."""
-        self._spare, self._spare_made = file, None
-        self._spare_asked = file is not None
+        worker.submit(job, done)
 
     def release(self, position: int) -> Job | None:
         """The job that deletes segments which hold nothing after `position`, oldest first."""
