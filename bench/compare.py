@@ -20,6 +20,7 @@ import platform
 import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from time import perf_counter
@@ -48,6 +49,8 @@ WORKLOADS: dict[str, tuple[str, str, int]] = {
 }
 """Name -> mix, which connector of the target, connections. Strong: quorum (ours), linearizable (etcd).
 Weak: `one` (ours), serializable (etcd). Redis answers both from its primary."""
+
+CALM_BUSY_MAX = 0.1
 
 
 def measure(target: Target, workload: str, options: argparse.Namespace, *, load: bool) -> dict[str, Any]:
@@ -84,12 +87,35 @@ def rounds(options: argparse.Namespace) -> Iterator[tuple[str, str, dict[str, An
     for number in range(options.rounds):
         for name in chosen[number % len(chosen) :] + chosen[: number % len(chosen)]:
             opener, _ = RIVALS[name]
+            wait_for_calm(options.calm)
             with tempfile.TemporaryDirectory(dir=options.dir) as folder, opener(Path(folder)) as target:
                 for position, workload in enumerate(WORKLOADS):
                     figures = measure(target, workload, options, load=position == 0)
                     rate = f"{figures['per_second']:>10,.0f}/s"
                     print(f"round {number + 1}  {target.name:28} {workload:28} {rate}", file=sys.stderr)
                     yield workload, target.name, figures
+
+
+def busy_share(seconds: float = 1.0) -> float:
+    """The share of all processors' time that was used, over the next moment. Linux only."""
+
+    def read() -> tuple[int, int]:
+        fields = [
+            int(f) for f in Path("/proc/stat").read_text(encoding="ascii").split("\n", 1)[0].split()[1:9]
+        ]
+        return sum(fields), fields[3] + fields[4]
+
+    total, idle = read()
+    time.sleep(seconds)
+    total_later, idle_later = read()
+    return 1.0 - (idle_later - idle) / max(1, total_later - total)
+
+
+def wait_for_calm(seconds: float) -> None:
+    """Wait until the machine does nothing else, or for `seconds` at most."""
+    give_up_at = perf_counter() + seconds
+    while perf_counter() < give_up_at and busy_share() > CALM_BUSY_MAX:
+        pass
 
 
 def fsync_us(folder: str | None) -> float:
@@ -139,6 +165,9 @@ def main() -> None:
     parser.add_argument("--keys", type=int, default=100_000)
     parser.add_argument("--value-bytes", type=int, default=100)
     parser.add_argument("--processes", type=int, default=1, help="generator processes")
+    parser.add_argument(
+        "--calm", type=float, default=0.0, help="wait up to so many seconds for an idle machine"
+    )
     parser.add_argument("--dir", help="where the stores keep their data for the time of the run")
     parser.add_argument("--json", type=Path, help="write every single figure here")
     options = parser.parse_args()

@@ -61,22 +61,23 @@ async def test_a_run_by_count_sends_exactly_that_many() -> None:
     run, tally = await measured(store, depth=4, count=25)
     assert len(store.calls) == 25
     assert tally.inside == 25
-    assert 0.006 < run.window_s < 0.15
+    assert 0.006 < run.window_s < 5.0
 
 
 async def test_throughput_and_latency_are_those_of_the_store() -> None:
+    """One requester: what it gets a second is one over its mean latency, on however slow a machine."""
     run, tally = await measured(Store(lambda _: 0.005), duration_s=0.25)
     both = tally.latency[GET]
     both.add(tally.latency[PUT])
-    assert tally.inside / run.window_s == pytest.approx(190, rel=0.25)
-    assert 4_900 < both.quantile(0.5) < 9_000
+    assert tally.inside / run.window_s == pytest.approx(1_000_000 / both.mean, rel=0.15)
+    assert both.quantile(0.0) >= 4_900
 
 
 async def test_what_began_during_warm_up_is_not_counted() -> None:
-    store = Store(lambda number: 0.04 if number == 1 else 0.001)
-    _, tally = await measured(store, warmup_s=0.1, duration_s=0.1)
-    assert tally.latency[GET].total + tally.latency[PUT].total < len(store.calls)
-    assert max(tally.latency[GET].maximum, tally.latency[PUT].maximum) < 30_000
+    store = Store(lambda number: 0.2 if number == 1 else 0.001)
+    _, tally = await measured(store, warmup_s=0.05, duration_s=0.25)
+    assert 0 < tally.latency[GET].total + tally.latency[PUT].total < len(store.calls)
+    assert max(tally.latency[GET].maximum, tally.latency[PUT].maximum) < 190_000
 
 
 async def test_an_open_loop_sends_at_its_rate() -> None:
@@ -114,7 +115,7 @@ async def test_refusals_are_counted_by_name_and_do_not_spin() -> None:
     store = Store(lambda _: 0.0, error=refusal)
     run, tally = await measured(store, duration_s=0.1)
     assert tally.inside == 0
-    assert 3 <= tally.errors["overloaded"] <= 15
+    assert 1 <= tally.errors["overloaded"] <= 15
     assert run.turns_lost == 0
 
 
