@@ -102,7 +102,7 @@ class Group:
         self.staged: dict[bytes, bytes] = {}
         self.staged_bytes = 0
         self.staged_retired: list[bytes] = []
-        self.staged_ceiling = 0
+        self.staged_ceiling = start.ceiling
         self.flying: dict[bytes, bytes] = {}
         self.landed = log.sequence
         """The last record of the log whose contents readers see."""
@@ -172,7 +172,7 @@ class Group:
 
     def _cut(self) -> bytes | None:
         """Move what is staged into flight; its bytes for the log, if there is anything to write."""
-        ceiling = max(self.ceiling, self.staged_ceiling)
+        ceiling = self.staged_ceiling
         if not self.staged and ceiling == self.ceiling:
             return None
         if self.staged_bytes <= GROUP_BYTES_MAX:

@@ -68,6 +68,7 @@ class Store:
         self._options = options
         self._on_failure = on_failure
         self._reserve = reserve
+        self._flusher = flusher
         self._tables = Tables(
             engine=engine,
             table=opened.table,
@@ -300,6 +301,7 @@ class Store:
 
     def _fail(self, error: errors.Crashed) -> None:
         self.failed = error
+        self._tables.halt()
         if self._on_failure is not None:
             self._on_failure(error)
 
@@ -309,7 +311,8 @@ class Store:
         Waiters are answered from in here. Closes both workers. Raises what the disk raises.
         """
         try:
-            self._tables.stop()
+            self._tables.halt()
+            self._flusher.close()
             self._group.finish()
             if self.failed is None:
                 self._tables.finish()
@@ -318,7 +321,8 @@ class Store:
 
     def abandon(self) -> None:
         """Give everything back as a crash would leave it: nothing is written. For tests."""
-        self._tables.stop()
+        self._tables.halt()
+        self._flusher.close()
         self._group.halt()
         self._give_back()
 

@@ -199,15 +199,14 @@ class Tables:
 
     # --- the end ------------------------------------------------------------------------
 
-    def stop(self) -> None:
-        """Move nothing more by itself, and let the step that runs end."""
+    def halt(self) -> None:
+        """Move nothing more by itself."""
         self._stopped = True
         if self._flush is not None:
             self._flush.stop()
-        self._flusher.close()
 
     def finish(self) -> None:
-        """Move everything into the base store on this thread, after `stop` and the last group. Blocks.
+        """Move everything into the base store on this thread, after `halt` and the last group. Blocks.
 
         A full disk leaves the rest in the log, where the next start finds it.
         """

@@ -137,6 +137,26 @@ def test_a_failed_write_or_sync_is_final(what: str) -> None:
     assert rig.disk.open_handles == 0
 
 
+def test_a_flush_that_was_running_does_not_wake_a_failed_log() -> None:
+    rig = StoreRig()
+    store = rig.open(memtable_bytes=2_000, sync="os", segment_bytes=1 << 20)
+    stage(store, 50)
+    rig.commit(store)
+    rig.worker.run()
+    assert rig.flusher.step()
+    stage(store, 1, start=100)
+    store.commit(lambda _error: None)
+    stage(store, 1, start=101)
+    store.commit(lambda _error: None, sync=True)
+    rig.disk.fail[("write", ".wal")] = OSError(errno.EIO, "Input/output error")
+    rig.worker.run()
+    assert store.failed is not None
+    rig.disk.fail.clear()
+    before = len(rig.disk.journal)
+    rig.settle()
+    assert rig.disk.journal[before:] == []
+
+
 def test_a_new_segment_is_durable_before_a_record_goes_into_it() -> None:
     rig = StoreRig()
     store = rig.open(sync="os")

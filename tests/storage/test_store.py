@@ -206,6 +206,18 @@ def test_a_record_staged_over_an_expiring_one_is_not_lost_to_its_tombstone() -> 
     assert store.get(skey("k")) == value(6)
 
 
+def test_what_a_flush_brings_into_the_index_behind_the_last_look_is_found() -> None:
+    rig, store = held_in("base", value(5, expires_ms=NOW + 100))
+    assert store.tick(NOW + 100) == 1
+    rig.settle()
+    # Overdue when it comes, and in the base store before anybody looks.
+    rig.put(store, skey("late"), value(6, expires_ms=NOW + 50))
+    rig.settle()
+    assert store.due_ms() == NOW + 50
+    assert store.tick(NOW + 101) == 1
+    rig.settle()
+
+
 def test_one_tick_looks_at_a_bounded_number_of_keys() -> None:
     rig = StoreRig()
     store = rig.open(expiry_keys_per_tick=10, segment_bytes=1 << 20)
