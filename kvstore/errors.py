@@ -5,7 +5,7 @@
         BadRequest         the call itself is wrong: BadKey BadValue BadTtl BadConsistency BadOption
         ProtocolError      the bytes are wrong: Malformed FrameTooLarge UnknownMethod
                            ProtocolMismatch WrongCluster HelloRequired AuthFailed
-        NotNow             try again, perhaps elsewhere: Overloaded NotReady Unavailable
+        NotNow             try again, perhaps elsewhere: Overloaded NotReady TooLate Unavailable
                            DiskFull ClockSkew StaleEpoch CannotConnect
         Unsupported NeedsRegister Conflict
         StartError         a node cannot start: ConfigInvalid PortInUse DataDirInUse
@@ -257,6 +257,16 @@ class NotReady(NotNow):
     resp = "LOADING"
     template = "the node does not serve now: {reason}"
     remedy = "try another node; `kv status` shows which are ready"
+
+
+class TooLate(NotNow):
+    """Fields: late_ms. The request waited somewhere past its deadline; it was dropped, not done."""
+
+    name = "too_late"
+    code = "KV-O03"
+    http = 504
+    template = "the request arrived {late_ms} ms after its deadline and was dropped"
+    remedy = "the client repeats by itself; if it lasts, look for a slow network or a node that stands still"
 
 
 class Unavailable(NotNow):

@@ -98,7 +98,10 @@ class Caller:
         try:
             async with asyncio.timeout(seconds):
                 connection = await self._nodes.connection(address)
-                result = await connection.call(method, params(max(int(seconds * 1000) - 1, 1)))
+                terms = params(max(int(seconds * 1000) - 1, 1))
+                result = await connection.call(
+                    method, [*terms, connection.void_after(seconds)] if terms else terms
+                )
         except TimeoutError:
             self._nodes.failed(address)
             if connection is None:
@@ -106,6 +109,10 @@ class Caller:
                     address=address, reason=f"no answer within {seconds:.2f} s"
                 ) from None
             raise errors.DeadlineExceeded(timeout_ms=int(seconds * 1000)) from None
+        except errors.TooLate:
+            if connection is not None:
+                connection.compare_clocks()  # perhaps it was not late, but the node's clock was set
+            raise
         except (errors.ConnectionLost, errors.NotReady, errors.ClockSkew):
             self._nodes.failed(address)
             raise

@@ -4,6 +4,9 @@ Rules kept here:
 - frames made in one loop turn leave in one write;
 - an answer goes to who asked, or, if that one has given up, to nobody: a cancelled call leaves the
   connection clean, because answers are matched by id and never by order;
+- every request names the instant on the *node's* clock after which it is void, so that one that was held up
+  on the way does nothing when nobody waits for it any more; the offset of that clock is learned at hello and
+  again twice a minute, and is as good as half a round trip;
 - a connection that breaks fails everything unanswered as ConnectionLost (indefinite).
 """
 
@@ -20,6 +23,7 @@ from kvstore.wire.session import Session
 OnReply = Callable[[Any, Any], None]
 """`on_reply(error, result)`: error is None, a wire error array, or a KVError of our own."""
 
+COMPARE_EVERY_S = 30.0
 AGENT = "kvstore-python/0.1.0"
 
 
@@ -35,6 +39,9 @@ class Connection(asyncio.Protocol):
         self._out: list[bytes] = []
         self._transport: asyncio.Transport | None = None
         self._refusal: errors.KVError | None = None
+        self._ahead_s = 0.0
+        """The node's wall clock minus our loop's time."""
+        self._compared_at = 0.0
         self.address = address
         """`host:port`."""
         self.hello: Mapping[str, Any] = {}
@@ -60,7 +67,9 @@ class Connection(asyncio.Protocol):
                 await loop.create_connection(
                     lambda: connection, host.strip("[]"), int(port), local_addr=local_addr
                 )
+                asked_at = loop.time()
                 connection.hello = await connection.call("hello", [_hello(token, cluster)])
+                connection._compare(connection.hello.get("wall_ms"), asked_at)
         except TimeoutError:
             connection.close()
             raise errors.CannotConnect(address=address, reason=f"no answer within {timeout:g} s") from None
@@ -90,6 +99,29 @@ class Connection(asyncio.Protocol):
     def in_flight(self) -> int:
         """Requests not answered yet."""
         return len(self._pending)
+
+    def void_after(self, seconds: float) -> int:
+        """The instant `seconds` from now on the node's clock, in milliseconds since 1970."""
+        now = self._loop.time()
+        if now - self._compared_at > COMPARE_EVERY_S:
+            self.compare_clocks()
+        return int((now + seconds + self._ahead_s) * 1000)
+
+    def compare_clocks(self) -> None:
+        """Learn the node's clock again; nobody waits for it."""
+        asked_at = self._compared_at = self._loop.time()
+
+        def replied(error: Any, result: Any) -> None:
+            if error is None:
+                self._compare(result, asked_at)
+
+        self.send("ping", (), replied)
+
+    def _compare(self, wall_ms: Any, asked_at: float) -> None:
+        now = self._loop.time()
+        self._compared_at = now
+        if type(wall_ms) is int:
+            self._ahead_s = wall_ms / 1000 - (asked_at + now) / 2
 
     def send(self, method: str, params: Sequence[Any], on_reply: OnReply) -> int:
         """Ask; `on_reply` is called once, unless `forget` is called with the returned id."""

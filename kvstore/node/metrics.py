@@ -25,7 +25,7 @@ class Counters:
     future_versions: int = 0
     """Records refused because their version ran ahead of our clock. Alarm."""
     deadline_drops: int = 0
-    """Peer requests dropped because their deadline had passed."""
+    """Requests dropped because their deadline had passed before we read them."""
     expired: int = 0
     """Expired records reclaimed."""
     connections_refused: int = 0

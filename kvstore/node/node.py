@@ -346,6 +346,7 @@ class Node:
             "epoch": self._coordinator.topology.epoch,
             "server": SERVER,
             "features": [],
+            "wall_ms": self._world.clock.wall_ms(),
             "limits": {
                 "value_bytes_max": self.options.value_bytes_max,
                 "key_bytes_max": limits.KEY_BYTES_MAX,
@@ -355,7 +356,7 @@ class Node:
         }
 
     def _peer_greeting(self) -> dict[str, Any]:
-        return {**self._greeting(), "wall_ms": self._world.clock.wall_ms()}
+        return self._greeting()
 
     def _peer_hello(self) -> dict[str, Any]:
         return {

@@ -27,6 +27,20 @@ from kvstore.wire import messages
 _ALWAYS = Durability.ALWAYS
 
 
+_DEADLINE_AT = {
+    "put": 4,
+    "get": 2,
+    "delete": 3,
+    "touch": 3,
+    "persist": 3,
+    "get_many": 2,
+    "put_many": 3,
+    "delete_many": 3,
+    "scan": 2,
+}
+"""Where in its params a request may name the instant, on this node's clock, after which it is void."""
+
+
 class Service:
     """The owner of the connections that clients open to us."""
 
@@ -110,7 +124,22 @@ class Service:
         if serve is None:
             raise errors.UnknownMethod(method=method)
         self._counters.requests += 1
+        at = _DEADLINE_AT.get(method)
+        if at is not None and len(params) > at:
+            self._check_deadline(params[at])
         serve(stream, msgid, params)
+
+    def _check_deadline(self, by: object) -> None:
+        """Drop what waited in a socket, or with us while we stood still, until nobody waits for it.
+
+        Its client has tried elsewhere meanwhile; doing it now would bring back what has since been
+        overwritten, deleted, or has expired.
+        """
+        if type(by) is int:
+            late_ms = self._clock.wall_ms() - by
+            if late_ms > 0:
+                self._counters.deadline_drops += 1
+                raise errors.TooLate(late_ms=late_ms)
 
     def bug(self, stream: Stream, method: str, error: Exception) -> None:
         """A request met a mistake of ours; the log gets the traceback."""

@@ -1,8 +1,8 @@
 """What goes wrong, as data: a pure function of the seed.
 
 Swarm testing: each run draws which kinds of faults it has and how hard, so that some runs have none of a kind and
-others a lot. At most a minority of the nodes is down, paused, skewed or full at a time; links may be cut
-between any. Kinds and ranges after FoundationDB and TigerBeetle.
+others a lot. At most a minority of the nodes is down, paused, skewed or full at a time, but for a blackout, which takes all of them;
+links may be cut between any. Kinds and ranges after FoundationDB and TigerBeetle.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 KINDS = (
     "crash", "power_cut", "isolate", "halves", "one_way", "slow", "chop", "pause", "clock", "disk_full", "stall",
+    "blackout",
 )  # fmt: skip
 LOOSE = ("isolate", "halves", "one_way", "slow")
 """Kinds that may hit while others last."""
@@ -76,6 +77,8 @@ def _draw(dice: random.Random, kind: str, at: float, lasts: float, nodes: int) -
         case "slow":
             pairs = [(a, b) for a in everyone for b in everyone if a != b and dice.random() < 0.4]
             return Fault(at, lasts, kind, pairs=tuple(pairs), amount=dice.choice((0.005, 0.05, 0.3)))
+        case "blackout":
+            return Fault(at, min(lasts, 1.0), kind, nodes=tuple(everyone))
         case "chop":
             return Fault(at, lasts, kind, amount=dice.uniform(0.3, 1.0))
         case "power_cut":

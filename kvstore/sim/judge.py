@@ -12,6 +12,7 @@ Promises judged, by name:
 - lost: after healing, a read at all returns at least the highest acknowledged version of any level;
 - vanished: what is acknowledged, never expires and was not overwritten is there after healing;
 - undead: nothing is served later than the allowed skew after its end;
+- poisoned: after healing, with nobody else at work, a write is not superseded;
 - late: every call is answered within its deadline;
 - stuck: after healing, calls succeed;
 - empty: a run without successes of each kind, or without faults among its operations, proves nothing.
@@ -45,7 +46,9 @@ class Operation:
     outcome: str = "open"
     """ok, refused (definite), unresolved, open."""
     version: int = 0
+    superseded: bool = False
     final: bool = False
+    """Made after healing, when nobody else is at work."""
     error: str = ""
 
     def __str__(self) -> str:
@@ -86,6 +89,8 @@ def judge(
             verdict.violations.append(f"late: {operation}")
         if operation.final and operation.outcome != "ok":
             verdict.violations.append(f"stuck: {operation}")
+        if operation.final and operation.superseded:
+            verdict.violations.append(f"poisoned: {operation}")
     _judge_substance(operations, list(fault_spans), verdict)
     return verdict
 
@@ -115,7 +120,7 @@ def _judge_key(key: str, operations: list[Operation], verdict: Verdict, *, timed
             if read.began > end:
                 verdict.violations.append(f"undead: {read} although {source} with ttl {source.ttl:.2f}")
     _judge_order(reads, writes, verdict)
-    _judge_end(key, operations, reads, writes, value_of, verdict, timed=timed)
+    _judge_end(key, reads, writes, value_of, verdict, timed=timed)
 
 
 def _touched(operations: list[Operation]) -> bool:
@@ -148,7 +153,6 @@ def _judge_order(reads: list[Operation], writes: list[Operation], verdict: Verdi
 
 def _judge_end(
     key: str,
-    operations: list[Operation],
     reads: list[Operation],
     writes: list[Operation],
     value_of: dict[int, bytes | None],
@@ -156,21 +160,21 @@ def _judge_end(
     *,
     timed: bool,
 ) -> None:
-    highest = max((op.version for op in writes), default=0)
     for read in reads:
         if not read.final:
             continue
+        earlier = [op for op in writes if op.ended is not None and op.ended < read.began]
+        highest = max((op.version for op in earlier), default=0)
         if read.version < highest:
-            best = max(writes, key=lambda op: op.version)
+            best = max(earlier, key=lambda op: op.version)
             verdict.violations.append(f"lost: {read} although {best}")
         elif not timed and read.value is None and value_of.get(read.version) is not None:
             verdict.violations.append(
                 f"vanished: {read}; version {read.version} is {value_of[read.version]!r}"
             )
-    finals = {(op.version, op.value) for op in reads if op.final}
+    finals = {(op.version, op.value) for op in reads if op.final and op.level == "all"}
     if len(finals) > 1 and not timed:
         verdict.violations.append(f"split: {key} reads {sorted(map(str, finals))} after healing")
-    del operations
 
 
 def _judge_substance(

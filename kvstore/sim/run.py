@@ -123,6 +123,11 @@ async def _final_calls(cluster: Cluster, workload: Workload) -> None:
             await workload.call(client, 100 + number, "get", key, "all", timeout=3.0, final=True)
         await workload.call(client, 100 + number, "put", f"after-{number}", "quorum", timeout=3.0, final=True)
         await client.close()
+    client = await cluster.client(200)
+    for key in PLAIN_KEYS:
+        await workload.call(client, 200, "put", key, "quorum", timeout=3.0, final=True)
+        await workload.call(client, 200, "get", key, "quorum", timeout=3.0, final=True)
+    await client.close()
 
 
 async def _break(cluster: Cluster, faults: Plan, begin: float) -> None:
@@ -139,7 +144,7 @@ def _apply(cluster: Cluster, fault: Fault) -> Callable[[], Any]:
     machines = [cluster.machines[number] for number in fault.nodes]
     network = cluster.network
     match fault.kind:
-        case "crash":
+        case "crash" | "blackout":
             for number in fault.nodes:
                 cluster.crash(number)
             return lambda: _start_again(cluster, fault)

@@ -89,7 +89,7 @@ class Workload:
         match op.kind:
             case "put":
                 receipt = await client.put(op.key, op.value, ttl=op.ttl or None, **terms)  # type: ignore[arg-type]
-                op.version = receipt.version
+                op.version, op.superseded = receipt.version, receipt.superseded
             case "delete":
                 op.version = (await client.delete(op.key, **terms)).version  # type: ignore[arg-type]
             case "touch":
