@@ -24,6 +24,12 @@ def _patience() -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flush, "STEP_RECORDS", 4)
+    monkeypatch.setattr(flush, "SLICE_RECORDS", 12)
+
+
 def fill(rig: StoreRig, store: Store, count: int, *, start: int = 0) -> dict[bytes, bytes]:
     written = {
         skey(f"k{n:04}", partition=n % 5): value(n + 1, b"x" * 60) for n in range(start, start + count)
@@ -51,6 +57,7 @@ def test_a_full_memtable_moves_down_and_its_segments_go() -> None:
     assert again.stats().recovered_records <= 100
 
 
+@pytest.mark.usefixtures("small_slices")
 def test_segments_are_deleted_only_after_the_base_store_has_their_records() -> None:
     rig = StoreRig()
     store = rig.open(memtable_bytes=5_000)
@@ -68,6 +75,20 @@ def test_segments_are_deleted_only_after_the_base_store_has_their_records() -> N
 
 def _copied(backing: Backing) -> Backing:
     return Backing(dict(backing.records), list(backing.keys), list(backing.expiring), backing.mark)
+
+
+def test_a_table_that_has_moved_is_freed_in_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "DISSOLVE_RECORDS", 10)
+    rig = StoreRig()
+    store = rig.open(memtable_bytes=3_000)
+    fill(rig, store, 50)
+    frozen = store._tables.frozen
+    assert frozen is not None
+    held = set()
+    while rig.flusher.step():
+        held.add(sum(map(len, frozen.shards.values())))
+    assert held == {50, 40, 30, 20, 10, 0}
+    assert len(contents(store)) == 50
 
 
 def test_a_mark_never_covers_what_is_still_in_flight() -> None:
@@ -140,12 +161,6 @@ class _Troubled(MemoryEngine):
 
     def grow(self) -> None:
         self.grown += 1
-
-
-@pytest.fixture
-def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flush, "STEP_RECORDS", 4)
-    monkeypatch.setattr(flush, "SLICE_RECORDS", 12)
 
 
 @pytest.mark.usefixtures("small_slices")
