@@ -16,6 +16,7 @@ from pathlib import Path
 _START_FIELD = 19
 """Field 22 of /proc/PID/stat, counted from behind the name, which may hold anything."""
 _PS = "/bin/ps"
+PROC = Path("/proc")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,16 +67,18 @@ def load_mark(path: Path) -> ProcessMark | None:
 def _started(pid: int) -> str | None:
     """When a process started; None when it is gone or only waits to be reaped."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        stat = (PROC / str(pid) / "stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return None if Path("/proc/self/stat").exists() else _from_ps(pid, "lstart")
+        return None if (PROC / "self").exists() else _from_ps(pid, "lstart")
     state, *fields = stat.rpartition(")")[2].split()
     return None if state in "ZX" else fields[_START_FIELD - 1]
 
 
 def _command_line(pid: int) -> str:
     try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="surrogateescape")
+        return (
+            (PROC / str(pid) / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="surrogateescape")
+        )
     except OSError:
         return _from_ps(pid, "command") or ""
 
@@ -83,7 +86,11 @@ def _command_line(pid: int) -> str:
 def _from_ps(pid: int, column: str) -> str | None:
     try:
         asked = subprocess.run(  # noqa: S603  fixed program, a number
-            [_PS, "-o", f"{column}=", "-p", str(pid)], capture_output=True, text=True, check=False
+            [_PS, "-ww", "-o", f"{column}=", "-p", str(pid)],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={"LC_ALL": "C"},
         )
     except OSError:
         return None
