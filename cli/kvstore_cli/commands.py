@@ -71,6 +71,8 @@ class LazyGroup(click.Group):
         """Find the command, or name the nearest."""
         name = args[0]
         command = self.get_command(ctx, name)
+        if command is None and ctx.resilient_parsing:  # completion of a line that is not right yet
+            return None, None, args[1:]
         if command is None:
             near = difflib.get_close_matches(name, list(self._places), n=2, cutoff=0.5)
             hint = " or ".join(f"{ctx.command_path} {each}" for each in near) or f"{ctx.command_path} --help"

@@ -84,12 +84,13 @@ def import_command(
     form = transfer.format_of(file, form)
     if file == "-" and session.stdin_taken:
         raise UsageProblem(problem="standard input holds the commands here", hint="kv import FILE")
-    if file == "-" and sys.stdin.isatty():
+    typed = file == "-" and sys.stdin.isatty()
+    if typed:
         click.echo("reading entries from the terminal; Ctrl-D ends them", err=True)
     size = Path(file).stat().st_size if file != "-" and Path(file).is_file() else None
 
     async def work(kv: Client) -> _Import:
-        with Progress("importing", bytes_total=size, quiet=no_progress) as progress:
+        with Progress("importing", bytes_total=size, quiet=no_progress or typed) as progress:
             importing = _Import(kv, file, progress, batch, consistency, keep_going=keep_going)
             try:
                 async with _source(file) as read:

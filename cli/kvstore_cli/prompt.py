@@ -51,9 +51,11 @@ class CommandCompleter(Completer):
         unfinished = "" if not words or before[-1].isspace() else words.pop()
         if not words and unfinished.startswith("\\"):
             names: Iterable[tuple[str, str]] = ((name, "") for name in OWN if name.startswith(unfinished))
+        elif words and words[0].startswith("\\"):
+            names = ()
         else:
             found = self._complete.get_completions(words, unfinished)
-            names = ((str(item.value), item.help or "") for item in found if item.type == "plain")
+            names = [(str(item.value), item.help or "") for item in found if item.type == "plain"]
         for name, about in names:
             yield Completion(name, start_position=-len(unfinished), display_meta=about)
 

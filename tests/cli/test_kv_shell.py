@@ -101,6 +101,7 @@ def test_the_prompt_completes_commands_flags_and_its_own_words() -> None:
     assert completed("ex") >= {"exists", "expire"}
     assert completed("get k --miss") == {"--missing-ok"}
     assert completed("\\co") == {"\\consistency"}
+    assert completed("\\consi on") == completed("nonsense --x") == set()
     assert set(OWN) <= set(Shell(Session())._own)
 
 
