@@ -54,7 +54,7 @@ e2e: $(VENV)/.tools ## only the tests that start real node processes
 .PHONY: cover
 cover: $(VENV)/.tools ## branch coverage, with the floors below which it fails
 	$(BIN)/coverage erase
-	$(PYTEST) -n 2 --dist loadgroup -m "not e2e" --cov --cov-report= $(ARGS)
+	$(PYTEST) -n 2 --dist loadgroup --cov --cov-report= $(ARGS)
 	$(BIN)/coverage report --fail-under=85
 	$(BIN)/coverage report --include='kvstore/core/*' --fail-under=100
 	$(BIN)/coverage report --include='kvstore/wire/*' --fail-under=95

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -17,6 +18,8 @@ from kvstore_cli.bench_worker import Share
 
 LINE_BYTES_MAX = 8 << 20
 """One report of one worker: at most a few thousand histogram buckets."""
+END_S = 5.0
+"""How long a worker may take from its last message to its end."""
 
 Progress = Callable[[float, Tally], None]
 """Called with seconds since the beginning and what came in since the last call."""
@@ -106,7 +109,13 @@ class _Worker:
             raise errors.from_wire(message["failed"])
         return message
 
-    async def stop(self) -> None:
+    async def end(self) -> None:
+        """Let it end by itself after its last message."""
+        async with asyncio.timeout(END_S):
+            await self._process.wait()
+
+    async def kill(self) -> None:
+        """End it wherever it is; harmless when it has ended."""
         if self._process.returncode is None:
             self._process.kill()
         await self._process.wait()
@@ -142,8 +151,11 @@ async def run(shares: Sequence[Share], on_progress: Progress) -> Outcome:
                     followers.create_task(follow(worker))
         except* errors.KVError as failed:
             raise failed.exceptions[0] from None
+        with contextlib.suppress(TimeoutError):
+            for worker in workers:
+                await worker.end()
     finally:
         for worker in workers:
-            await worker.stop()
+            await worker.kill()
     window_s = max(end["window_s"] for end in ends)
     return Outcome(total, window_s, loaded - began, sum(end["turns_lost"] for end in ends))
