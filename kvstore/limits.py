@@ -47,6 +47,8 @@ FRAME_BYTES_BEFORE_HELLO = 16 << 10
 """Nobody who has not said hello may make us hold more."""
 ARRAY_ITEMS_MAX = 16_384
 """Elements of one array; a peer batch holds two per record."""
+ARRAY_ITEMS_BEFORE_HELLO = 16
+"""A header alone makes the unpacker reserve room; a stranger may not make it reserve much."""
 MAP_ITEMS_MAX = 1_024
 STRING_BYTES_MAX = 64 << 10
 """Text (method names, option names, messages); values and keys are binary."""
@@ -57,6 +59,8 @@ HELLO_TIMEOUT_MS = 5_000
 CONNECTIONS_MAX = 4_096
 IN_FLIGHT_PER_CONNECTION_MAX = 4_096
 """Requests one connection may have unanswered; more is `overloaded`."""
+CLIENT_IN_FLIGHT_MAX = 1_024
+"""Calls our own client has unanswered on one connection; others wait their turn. Below the node's limit."""
 IN_FLIGHT_MAX = 32_768
 """Requests one node coordinates at a time; more is `overloaded`."""
 OUTPUT_BYTES_PAUSE = 1 << 20
@@ -99,3 +103,4 @@ EXPIRY_KEYS_PER_TICK = 500
 assert FRAME_BYTES_MAX > VALUE_BYTES_CEILING + KEY_BYTES_MAX + 4_096
 assert OUTPUT_BYTES_MAX > FRAME_BYTES_MAX
 assert 2 * PEER_BATCH_RECORDS_MAX < ARRAY_ITEMS_MAX
+assert CLIENT_IN_FLIGHT_MAX < IN_FLIGHT_PER_CONNECTION_MAX

@@ -1,6 +1,6 @@
 # The part of msgpack that kvstore uses; the package ships no types.
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 class UnpackException(Exception): ...
@@ -21,6 +21,7 @@ class Unpacker:
         raw: bool = ...,
         use_list: bool = ...,
         strict_map_key: bool = ...,
+        ext_hook: Callable[[int, bytes], Any] = ...,
         max_buffer_size: int = ...,
         max_str_len: int = ...,
         max_bin_len: int = ...,
