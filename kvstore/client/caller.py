@@ -98,7 +98,8 @@ class Caller:
         try:
             async with asyncio.timeout(seconds):
                 connection = await self._nodes.connection(address)
-                terms = params(max(int(seconds * 1000) - 1, 1))
+                # A tenth less, so that the node's answer, which says why, comes before our own patience ends.
+                terms = params(max(int(seconds * 1000 - min(seconds * 100, 50)), 1))
                 result = await connection.call(
                     method, [*terms, connection.void_after(seconds)] if terms else terms
                 )

@@ -78,7 +78,7 @@ def _draw(dice: random.Random, kind: str, at: float, lasts: float, nodes: int) -
             pairs = [(a, b) for a in everyone for b in everyone if a != b and dice.random() < 0.4]
             return Fault(at, lasts, kind, pairs=tuple(pairs), amount=dice.choice((0.005, 0.05, 0.3)))
         case "blackout":
-            return Fault(at, min(lasts, 1.0), kind, nodes=tuple(everyone))
+            return Fault(at, min(lasts, 1.0), kind, nodes=tuple(everyone), amount=dice.choice((1.0, 50.0, 300.0)))
         case "chop":
             return Fault(at, lasts, kind, amount=dice.uniform(0.3, 1.0))
         case "power_cut":

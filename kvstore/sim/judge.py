@@ -13,6 +13,8 @@ Promises judged, by name:
 - vanished: what is acknowledged, never expires and was not overwritten is there after healing;
 - undead: nothing is served later than the allowed skew after its end;
 - poisoned: after healing, with nobody else at work, a write is not superseded;
+- zombie: a value overwritten or deleted long after its own call had ended does not come back, even if
+  a message of that call was held up on the way;
 - late: every call is answered within its deadline;
 - stuck: after healing, calls succeed;
 - empty: a run without successes of each kind, or without faults among its operations, proves nothing.
@@ -25,6 +27,7 @@ from dataclasses import dataclass, field
 
 SKEW_S = 0.8
 LATE_S = 0.5
+ZOMBIE_S = 1.0
 STRONG = ("quorum", "all")
 
 
@@ -120,6 +123,7 @@ def _judge_key(key: str, operations: list[Operation], verdict: Verdict, *, timed
             if read.began > end:
                 verdict.violations.append(f"undead: {read} although {source} with ttl {source.ttl:.2f}")
     _judge_order(reads, writes, verdict)
+    _judge_zombies(reads, writes, written, verdict)
     _judge_end(key, reads, writes, value_of, verdict, timed=timed)
 
 
@@ -149,6 +153,22 @@ def _judge_order(reads: list[Operation], writes: list[Operation], verdict: Verdi
                 verdict.violations.append(f"back: {op} although {because}")
         if op.version > floor:
             floor, above = op.version, op
+
+
+def _judge_zombies(
+    reads: list[Operation], writes: list[Operation], written: dict[bytes | None, Operation], verdict: Verdict
+) -> None:
+    """The margin is what clocks may differ by: within it versions may order two calls the other way round."""
+    rulers = [w for w in writes if w.level in STRONG and not w.superseded and w.kind in ("put", "delete")]
+    for read in reads:
+        source = written.get(read.value)
+        if read.value is None or source is None or source.ended is None or read.level not in STRONG:
+            continue
+        over = source.ended + ZOMBIE_S
+        for ruler in rulers:
+            if ruler.began > over and ruler.ended is not None and ruler.ended < read.began:
+                verdict.violations.append(f"zombie: {read} although {ruler} came after {source}")
+                break
 
 
 def _judge_end(

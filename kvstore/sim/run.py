@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from kvstore.client.client import Client
 from kvstore.sim.cluster import Cluster
 from kvstore.sim.faults import KINDS, Fault, Plan, plan
 from kvstore.sim.judge import Operation, Verdict, judge
@@ -81,7 +82,7 @@ async def _main(seed: int, shape: Shape, *, keep_trace: bool) -> Outcome:
         cluster.start(number)
     await asyncio.sleep(1.0)
     workload = Workload(loop, cluster.trace, random.Random(cluster.dice.getrandbits(64)))
-    clients = [await cluster.client(number) for number in range(1, shape.clients + 1)]
+    clients = [await _client(cluster, number) for number in range(1, shape.clients + 1)]
     begin = loop.time()
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(_break(cluster, faults, begin))
@@ -115,6 +116,14 @@ async def _main(seed: int, shape: Shape, *, keep_trace: bool) -> Outcome:
     )
 
 
+async def _client(cluster: Cluster, number: int) -> Client:
+    """Half the clients know the whole cluster; the others stay with one node, so that every kind of
+    coordinator is used, also one that owns nothing of the key."""
+    if number % 2:
+        return await cluster.client(number)
+    return await cluster.client(number, url=cluster.dice.choice(cluster.urls), pinned=True)
+
+
 async def _final_calls(cluster: Cluster, workload: Workload) -> None:
     """Through every node: each key at `all`, and a write."""
     for number, machine in cluster.machines.items():
@@ -144,9 +153,15 @@ def _apply(cluster: Cluster, fault: Fault) -> Callable[[], Any]:
     machines = [cluster.machines[number] for number in fault.nodes]
     network = cluster.network
     match fault.kind:
-        case "crash" | "blackout":
+        case "crash":
             for number in fault.nodes:
                 cluster.crash(number)
+            return lambda: _start_again(cluster, fault)
+        case "blackout":
+            # The lights flicker first: what waits for a slow disk must not have been promised.
+            for machine in machines:
+                machine.slowness[0] = fault.amount
+            network.at(cluster.loop.time() + fault.lasts / 2, lambda: [cluster.crash(n) for n in fault.nodes] and None)
             return lambda: _start_again(cluster, fault)
         case "power_cut":
             for machine in machines:
@@ -185,6 +200,7 @@ def _apply(cluster: Cluster, fault: Fault) -> Callable[[], Any]:
 
 def _start_again(cluster: Cluster, fault: Fault) -> None:
     for number in fault.nodes:
+        cluster.machines[number].slowness[0] = 1.0
         cluster.machines[number].files.fuse = 0
         if not cluster.machines[number].runs:
             cluster.start(number)

@@ -91,7 +91,8 @@ class Workload:
                 receipt = await client.put(op.key, op.value, ttl=op.ttl or None, **terms)  # type: ignore[arg-type]
                 op.version, op.superseded = receipt.version, receipt.superseded
             case "delete":
-                op.version = (await client.delete(op.key, **terms)).version  # type: ignore[arg-type]
+                receipt = await client.delete(op.key, **terms)  # type: ignore[arg-type]
+                op.version, op.superseded = receipt.version, receipt.superseded
             case "touch":
                 touched = await client.touch(op.key, op.ttl or 5.0, **terms)  # type: ignore[arg-type]
                 op.version = touched.version if touched is not None else 0

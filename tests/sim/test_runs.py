@@ -1,0 +1,181 @@
+"""Whole clusters on the simulated loop: healthy ones pass, the same seed is the same run, broken ones are convicted."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from kvstore import errors
+from kvstore.core import quorum, reading, writing
+from kvstore.core import record as records
+from kvstore.core.quorum import Verdict
+from kvstore.node import service
+from kvstore.sim.faults import KINDS, plan
+from kvstore.sim.run import Shape, simulate
+from kvstore.storage import store as stores
+from kvstore.types import Consistency
+
+pytestmark = [pytest.mark.sim, pytest.mark.slow]
+Patch = pytest.MonkeyPatch
+
+
+@pytest.mark.parametrize("seed", [1, 2, 7, 105])
+def test_a_cluster_under_all_faults_keeps_its_promises(seed: int) -> None:
+    """105: a put held up in a paused node once came back after its end."""
+    outcome = simulate(seed)
+    assert outcome.verdict.word == "ok", outcome.verdict
+
+
+def test_three_nodes_and_a_blackout() -> None:
+    outcome = simulate(11, Shape(nodes=3, kinds=("blackout", "power_cut")))
+    assert outcome.verdict.word == "ok", outcome.verdict
+
+
+def test_without_faults_every_call_succeeds() -> None:
+    outcome = simulate(5, Shape(kinds=(), seconds=3))
+    assert outcome.verdict.word == "ok"
+    assert outcome.succeeded == outcome.operations
+
+
+def test_the_same_seed_gives_the_same_digest_whatever_the_hash_seed() -> None:
+    digests = {
+        subprocess.run(
+            [sys.executable, "-m", "kvstore.sim", "--seed", "3", "--runs", "2", "--digest"],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("0", "1", "4242")
+    }
+    assert len(digests) == 1
+    assert len(set(digests.pop().split())) == 4, "two seeds, two digests"
+
+
+def test_faults_are_a_pure_function_of_the_seed_and_spare_a_majority() -> None:
+    for seed in range(200):
+        one = plan(seed, nodes=5, seconds=8)
+        assert one == plan(seed, nodes=5, seconds=8)
+        for fault in one.faults:
+            assert fault.at + fault.lasts < 8
+            assert len(fault.nodes) <= 2 or fault.kind == "blackout"
+    assert {fault.kind for seed in range(200) for fault in plan(seed, nodes=5, seconds=8).faults} == set(KINDS)
+
+
+# --- negative controls: each breaks one rule and must be convicted ----------------------------
+
+
+def answer_before_the_sync(patch: Patch) -> None:
+    """Rule: an answer leaves after the fsync."""
+    honest = stores.Store.commit
+
+    def commit(self: stores.Store, done: Callable[[BaseException | None], None], *, sync: bool = False) -> None:
+        honest(self, lambda _failure: None, sync=sync)
+        import asyncio
+
+        asyncio.get_running_loop().call_soon(done, None)
+
+    patch.setattr(stores.Store, "commit", commit)
+
+
+def one_answer_taken_for_a_quorum(patch: Patch) -> None:
+    """Rule: R + W > N."""
+    honest = quorum.needed
+
+    def needed(level: Consistency | None, explicit: int | None, copies: int, *, operation: str) -> int:
+        count = honest(level, explicit, copies, operation=operation)
+        return 1 if count == quorum.majority(copies) else count
+
+    patch.setattr(quorum, "needed", needed)
+
+
+def read_without_repair(patch: Patch) -> None:
+    """Rule: enough replicas hold what a read returns before it returns it."""
+    patch.setattr(reading, "holders_needed", lambda _needed, _copies: 0)
+    patch.setattr(reading.ReadDecision, "repairs", lambda _self: ())
+
+
+def visible_before_durable(patch: Patch) -> None:
+    """Rule: a record is visible once its batch is on the disk."""
+    honest = stores.Store.get
+
+    def get(self: stores.Store, skey: bytes) -> bytes | None:
+        group = self._group
+        return group.staged.get(skey) or group.flying.get(skey) or honest(self, skey)
+
+    patch.setattr(stores.Store, "get", get)
+
+
+def expired_dropped_outright(patch: Patch) -> None:
+    """Decision 0001: an expired record leaves a tombstone."""
+    honest = stores.Store.get
+
+    def get(self: stores.Store, skey: bytes) -> bytes | None:
+        found = honest(self, skey)
+        return None if found is not None and records.flags_of(found) & records.FLAG_RECLAIMED else found
+
+    patch.setattr(stores.Store, "get", get)
+
+
+def whatever_comes_last_is_taken(patch: Patch) -> None:
+    """Rule: a replica applies iff newer."""
+    patch.setattr(records, "is_newer", lambda _record, _than: True)
+
+
+def an_indefinite_failure_told_as_definite(patch: Patch) -> None:
+    """Rule: once a replica may hold it, nobody says it did not happen."""
+
+    def failure(self: writing.WriteDecision) -> errors.KVError:
+        return errors.NotReady(reason="nothing was written, honestly")
+
+    patch.setattr(writing.WriteDecision, "failure", failure)
+
+
+def late_requests_are_done(patch: Patch) -> None:
+    """Rule: a request past its deadline is dropped."""
+    patch.setattr(service, "_DEADLINE_AT", {})
+
+
+def a_lost_quorum_counts_as_reached(patch: Patch) -> None:
+    """Rule: a write that too few replicas took is not acknowledged."""
+    honest = quorum.Tally.fail
+
+    def fail(self: quorum.Tally, replica: int) -> Verdict:
+        verdict = honest(self, replica)  # type: ignore[arg-type]
+        return Verdict.REACHED if verdict is Verdict.LOST else verdict
+
+    patch.setattr(quorum.Tally, "fail", fail)
+
+
+CONTROLS: list[tuple[Callable[[Patch], None], tuple[str, ...], int, tuple[str, ...]]] = [
+    (answer_before_the_sync, ("blackout",), 6, ("lost", "vanished", "back")),
+    (one_answer_taken_for_a_quorum, ("isolate", "halves", "stall"), 6, ("back",)),
+    (read_without_repair, ("isolate", "one_way", "slow", "stall"), 20, ("back",)),
+    (visible_before_durable, ("blackout",), 30, ("back", "two-values", "lost")),
+    (expired_dropped_outright, ("crash",), 3, ("back",)),
+    (whatever_comes_last_is_taken, ("slow", "halves", "pause"), 6, ("back", "lost", "vanished")),
+    (an_indefinite_failure_told_as_definite, ("halves", "stall", "one_way"), 20, ("refused",)),
+    (late_requests_are_done, ("pause", "isolate", "slow"), 40, ("undead", "zombie")),
+    (a_lost_quorum_counts_as_reached, ("crash", "halves", "disk_full"), 20, ("back", "lost", "vanished")),
+]
+"""The broken rule, the faults that show it, the most seeds it may take, and what it is convicted of."""
+
+
+@pytest.mark.parametrize(("broken", "kinds", "seeds", "crimes"), CONTROLS, ids=lambda x: getattr(x, "__name__", ""))
+def test_a_broken_rule_is_convicted(
+    monkeypatch: Patch,
+    broken: Callable[[Patch], None],
+    kinds: tuple[str, ...],
+    seeds: int,
+    crimes: tuple[str, ...],
+) -> None:
+    broken(monkeypatch)
+    for seed in range(1, seeds + 1):
+        verdict = simulate(seed, Shape(kinds=kinds, seconds=6)).verdict
+        if any(violation.startswith(crimes) for violation in verdict.violations):
+            return
+    pytest.fail(f"{broken.__name__} passed {seeds} seeds")
