@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,9 @@ def test_client_writes_stop_before_the_disk_is_full_and_come_back_by_themselves(
     assert store.tick(NOW + 6) == 1, "expiry goes on"
     rig.commit(store)
     rig.disk.free = 500_000_000
-    assert store.apply(skey("new"), value(4), NOW + 900) == Applied.DISK_FULL, "looked at once a second"
+    assert store.apply(skey("new"), value(4), NOW + 900) == Applied.DISK_FULL
+    rig.flusher.run()
+    assert store.stats().disk_free == 49_000_000, "looked at once a second"
     assert store.apply(skey("new"), value(4), NOW + 1_100) == Applied.DISK_FULL, "this one asks"
     rig.flusher.run()
     assert store.apply(skey("new"), value(4), NOW + 1_101) == Applied.APPLIED
@@ -72,3 +75,19 @@ def test_a_damaged_record_of_the_base_store_is_never_served(tmp_path: Path) -> N
             look()
     assert store.get(skey("l")) == value(5), "one damaged key takes nothing else with it"
     store.close()
+
+
+def test_after_a_write_that_found_no_room_there_is_enough_when_a_segment_fits() -> None:
+    """Also on a disk that is smaller than a segment of the default size."""
+    rig = StoreRig()
+    rig.disk.total, rig.disk.free = 10_000_000, 100_000
+    store = rig.open(disk_reserve_ratio=0.0, segment_bytes=200_000)
+    rig.disk.fail[("create", "spare")] = OSError(errno.ENOSPC, "No space left on device")
+    rig.put(store, skey("k"), value(1, b"x" * 150_000))
+    rig.flusher.run()
+    rig.disk.fail.clear()
+    for seconds, free, full in ((2, 199_999, True), (4, 200_000, False), (6, 50_000, False)):
+        rig.disk.free = free
+        store.tick(NOW + seconds * 1_000)
+        rig.settle()
+        assert store.stats().full is full

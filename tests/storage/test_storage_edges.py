@@ -12,6 +12,7 @@ from kvstore.storage.engine import Mark
 from kvstore.storage.memory_engine import Backing
 from kvstore.storage.memtable import Memtable
 from kvstore.storage.options import StoreOptions
+from kvstore.storage.paging import merge_pages
 from kvstore.types import Durability
 
 # --- options ------------------------------------------------------------------------------
@@ -233,3 +234,15 @@ def test_a_store_without_anybody_to_tell_still_says_no(three_records: CrashDisk)
     assert store.failed is not None
     assert store.stats().batches == 1
     assert rig.disk.exists(DIR)
+
+
+# --- pages --------------------------------------------------------------------------------
+
+
+def test_a_page_ends_where_the_shortest_of_its_sources_was_cut() -> None:
+    """Else a key between the end of one source and a later key of another would be skipped."""
+    cut = ([(b"a", b"x" * 90), (b"b", b"x" * 90)], True)
+    whole = ([(b"a", b"y"), (b"z", b"y")], False)
+    assert merge_pages([cut, whole], limit=9, bytes_max=150) == ([(b"a", b"y"), (b"b", b"x" * 90)], True)
+    assert merge_pages([whole, (cut[0], False)], limit=9, bytes_max=999)[1] is False
+    assert merge_pages([([], False), whole], limit=1, bytes_max=999) == ([(b"a", b"y")], True)
