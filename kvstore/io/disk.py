@@ -75,8 +75,21 @@ class SystemFiles:
     __slots__ = ()
 
     def make_dir(self, path: str) -> None:
-        """Create a directory and its parents, mode 0700; no error if it exists."""
-        Path(path).mkdir(mode=_DIR_MODE, parents=True, exist_ok=True)
+        """Create a directory and its parents, mode 0700; no error if it exists.
+
+        Each new one is synced into its parent: a node's data must not vanish with the name of its
+        directory.
+        """
+        missing: list[Path] = []
+        at = Path(path)
+        while not at.exists():
+            missing.append(at)
+            at = at.parent
+        for new in reversed(missing):
+            new.mkdir(mode=_DIR_MODE, exist_ok=True)
+            self.sync_dir(str(new.parent))
+        # Raises if what is there is no directory.
+        Path(path).mkdir(exist_ok=True)
 
     def list_dir(self, path: str) -> list[str]:
         """Names in a directory, sorted."""

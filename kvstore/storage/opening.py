@@ -65,6 +65,8 @@ def _open_locked(
     files.make_dir(f"{directory}/{identities.BASE_DIR}")
     files.sync_dir(directory)
     engine.open()
+    # Its file may be new; segments will be deleted on its word.
+    files.sync_dir(f"{directory}/{identities.BASE_DIR}")
     mark = engine.mark()
     if mark.owner not in (b"", owner):
         raise errors.DataDirForeign(

@@ -6,6 +6,7 @@ returns the files and the directory to use in them.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from crash_disk import CrashDisk
 
 from kvstore.io.disk import SystemFiles
 from kvstore.ports import Files
+from kvstore.sim.disk import SimFiles
 
 World = tuple[Files, str]
 
@@ -28,7 +30,13 @@ def _crash_disk(_: Path) -> World:
     return disk, "/root"
 
 
-WORLDS: dict[str, Callable[[Path], World]] = {"system": _system, "crash_disk": _crash_disk}
+def _sim(_: Path) -> World:
+    files = SimFiles(random.Random(1))
+    files.make_dir("/root")
+    return files, "/root"
+
+
+WORLDS: dict[str, Callable[[Path], World]] = {"system": _system, "crash_disk": _crash_disk, "sim": _sim}
 
 
 @pytest.fixture(params=sorted(WORLDS))

@@ -137,6 +137,13 @@ def test_what_an_earlier_process_left_half_made_is_swept_away() -> None:
     assert [name for name in rig.disk.list_dir(WAL) if not name.endswith(".wal")] == []
 
 
+def test_the_names_of_all_parts_are_durable_before_anything_is_acknowledged() -> None:
+    rig = StoreRig()
+    rig.open().abandon()
+    synced = [path for what, path in rig.disk.journal if what == "sync_dir"]
+    assert {DIR, WAL, f"{DIR}/base"} <= set(synced)
+
+
 def test_restarts_without_writes_leave_one_segment() -> None:
     rig = StoreRig()
     for _ in range(5):

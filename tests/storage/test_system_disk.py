@@ -28,6 +28,18 @@ def test_files_and_directories_are_for_their_owner_alone(tmp_path: Path) -> None
     assert {(tmp_path / "d" / name).stat().st_mode & 0o777 for name in "fgl"} == {0o600}
 
 
+def test_new_directories_are_synced_into_their_parents(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    monkeypatch.setattr(SystemFiles, "sync_dir", lambda _self, path: synced.append(path))
+    SystemFiles().make_dir(f"{tmp_path}/a/b/c")
+    assert synced == [f"{tmp_path}", f"{tmp_path}/a", f"{tmp_path}/a/b"]
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o700
+    SystemFiles().make_dir(f"{tmp_path}/a/b/c")
+    assert len(synced) == 3
+
+
 def test_short_writes_and_reads_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write, read = os.pwrite, os.pread
     monkeypatch.setattr(os, "pwrite", lambda fd, data, at: write(fd, bytes(data)[:3], at))
