@@ -94,13 +94,14 @@ class LazyGroup(click.Group):
 
 def _hand_down(ctx: click.Context, name: str, command: click.Command) -> None:
     """Let a plain click command, which has global flags of its own, default to what `kv` was given."""
-    if isinstance(command, KvCommand | click.Group) or not isinstance(ctx.obj, Session):
+    if isinstance(command, KvCommand | click.Group):
         return
-    flags = ctx.obj.flags()
+    # The callback of `kv` has not run yet, so its parameters are asked and not the session.
+    given = {flag: ctx.params[flag] for flag in NAMES if ctx.params.get(flag) is not None}
     for param in command.params:
-        if flags.get(str(param.name)) is not None:
+        if param.name in given:
             param.envvar = None
-    ctx.default_map = {name: {key: value for key, value in flags.items() if value is not None}}
+    ctx.default_map = {name: given}
 
 
 def with_examples(text: str | None) -> str | None:

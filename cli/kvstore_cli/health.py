@@ -56,8 +56,8 @@ class NodeHealth:
         }
 
 
-def _complaint(status: dict[str, Any]) -> str:
-    """What a node that answers is not happy with."""
+def _complaint(status: dict[str, Any], known_down: frozenset[str] = frozenset()) -> str:
+    """What a node that answers is not happy with, beyond what is known anyway."""
     said = []
     if status.get("clock_off_ms") is not None:
         said.append(f"its clock is {status['clock_off_ms']} ms off, writes through it are refused")
@@ -66,7 +66,8 @@ def _complaint(status: dict[str, Any]) -> str:
         said.append("its disk is full, client writes are refused")
     if storage.get("conflicts"):
         said.append(f"{storage['conflicts']} records of equal version and different content")
-    lost = sorted(name for name, peer in (status.get("peers") or {}).items() if not peer.get("up"))
+    peers = status.get("peers") or {}
+    lost = sorted(name for name, peer in peers.items() if not peer.get("up") and name not in known_down)
     if lost:
         said.append(f"cannot reach {', '.join(lost)}")
     return "; ".join(said)
@@ -99,12 +100,13 @@ class Verdict:
 def verdict(topology: Topology, nodes: Sequence[NodeHealth]) -> Verdict:
     """Whether all is well; if not, whether every key still has its quorum."""
     ready = {node.number for node in nodes if node.is_ready}
+    down = frozenset(node.name for node in nodes if not node.is_ready)
     epochs = {node.status.get("epoch") for node in nodes if node.is_ready}
     majority = topology.copies // 2 + 1
     short = sum(sum(number in ready for number in owners) < majority for owners in topology.owners)
     head = f"{len(ready)} of {len(nodes)} nodes are ready"
     complaints = [
-        f"{node.name}: {text}" for node in nodes if node.is_ready and (text := _complaint(node.status))
+        f"{node.name}: {text}" for node in nodes if node.is_ready and (text := _complaint(node.status, down))
     ]
     if len(ready) == len(nodes) and len(epochs) == 1 and not complaints:
         return Verdict(

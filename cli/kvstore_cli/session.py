@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from kvstore_cli.settings import NAMES, Settings, checked_url, token_of
+from kvstore_cli.settings import Settings, checked_url, token_of
 
 if TYPE_CHECKING:
     from kvstore.client.client import Client
@@ -48,10 +48,6 @@ class Session:
             other._client, other._runner = self._client, self._runner
         other.consistency, other.stdin_taken = self.consistency, self.stdin_taken
         return other
-
-    def flags(self) -> dict[str, Any]:
-        """The global flags by name, and `None` for those not given."""
-        return {name: getattr(self.settings, name) for name in NAMES}
 
     def call(self, work: Work[_T]) -> _T:
         """Do `work` with a client, on the shell's connection or on one for this call alone."""

@@ -77,6 +77,11 @@ def test_a_node_that_is_ready_but_unwell_makes_the_cluster_unhealthy(more: dict[
     assert f"n1: {said}" in verdict.sentence
 
 
+def test_that_a_down_node_cannot_be_reached_is_not_said_again_by_every_other() -> None:
+    nodes = nodes_of(3, 2, peers={"n2": {"up": False}})
+    assert health.verdict(topology(3), nodes).sentence.endswith("so reads and writes go on")
+
+
 def test_different_epochs_are_told() -> None:
     nodes = nodes_of(3)
     nodes[2].status["epoch"] = 2
