@@ -61,7 +61,9 @@ class KVError(Exception):
 
     def to_wire(self) -> list[Any]:
         """`[name, message, fields]` with fields that msgpack can carry."""
-        plain = {k: v for k, v in self.fields.items() if isinstance(v, str | int | float | bool | bytes | list)}
+        plain = {
+            k: v for k, v in self.fields.items() if isinstance(v, str | int | float | bool | bytes | list)
+        }
         return [self.name, self.message, plain]
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -296,7 +298,9 @@ class ClockSkew(NotNow):
 
     name = "clock_skew"
     code = "KV-T01"
-    template = "clocks disagree: a version is {ahead_ms} ms ahead of this node's clock, {maximum} ms are allowed"
+    template = (
+        "clocks disagree: a version is {ahead_ms} ms ahead of this node's clock, {maximum} ms are allowed"
+    )
     remedy = "check time synchronisation (chrony, ntpd) on the nodes; reads go on meanwhile"
 
 
@@ -430,7 +434,7 @@ class CorruptLog(StartError):
     name = "corrupt_log"
     code = "KV-D02"
     template = "{path} is damaged at byte {offset}: {reason}; acknowledged writes may be missing here"
-    remedy = "do not cut it by hand: `kv wal verify DIR` shows the extent, docs/operations.md how to rebuild the node from its peers"
+    remedy = "do not cut it by hand: `kv wal verify DIR` shows the extent, docs/operations.md what to do"
 
 
 # --- indefinite -------------------------------------------------------------------------

@@ -25,22 +25,18 @@ _T = TypeVar("_T")
 Key = str | bytes
 
 
-class Client:
-    """A blocking connection to a cluster. Make it with `kvstore.sync.connect`."""
+class _LoopThread:
+    """An event loop in a daemon thread of its own."""
 
-    def __init__(self, url: str | Sequence[str], options: Mapping[str, Any]) -> None:
+    def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="kvstore-sync", daemon=True)
         self._thread.start()
-        self._closed = False
-        try:
-            self._client: asynchronous.Client = self._run(api.connect(url, **options))
-        except BaseException:
-            self._end()
-            raise
+        self.ended = False
 
-    def _run(self, steps: Coroutine[Any, Any, _T]) -> _T:
-        if self._closed:
+    def run(self, steps: Coroutine[Any, Any, _T]) -> _T:
+        """Run `steps` there and wait for them here."""
+        if self.ended:
             steps.close()
             raise RuntimeError("this client is closed")
         future = asyncio.run_coroutine_threadsafe(steps, self._loop)
@@ -50,11 +46,25 @@ class Client:
             future.cancel()  # Ctrl-C here must not leave the call running there
             raise
 
-    def _end(self) -> None:
-        self._closed = True
+    def end(self) -> None:
+        """Stop the loop and the thread."""
+        self.ended = True
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+
+class Client:
+    """A blocking connection to a cluster. Make it with `kvstore.sync.connect`."""
+
+    def __init__(self, url: str | Sequence[str], options: Mapping[str, Any]) -> None:
+        self._thread = _LoopThread()
+        self._run = self._thread.run
+        try:
+            self._client: asynchronous.Client = self._run(api.connect(url, **options))
+        except BaseException:
+            self._thread.end()
+            raise
 
     def __enter__(self) -> Self:
         """The client itself."""
@@ -66,9 +76,9 @@ class Client:
 
     def close(self) -> None:
         """Drop the connections and end the thread; harmless when repeated."""
-        if not self._closed:
+        if not self._thread.ended:
             self._run(self._client.close())
-            self._end()
+            self._thread.end()
 
     def put(
         self,

@@ -13,8 +13,9 @@ _MASK = 16_383
 
 
 def hash_tag(key: bytes) -> bytes:
-    """The part of a key that is hashed: what stands between the first `{` and the first `}` after
-    it, if that is not empty; else the whole key. Keys with one tag share a slot.
+    """The part of a key that is hashed; keys with one tag share a slot.
+
+    It is what stands between the first `{` and the first `}` after it, if that is not empty; else all.
     """
     start = key.find(b"{")
     if start >= 0:

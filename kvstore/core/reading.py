@@ -45,9 +45,10 @@ class ReadDecision:
             return self._verdict
         self._answers[node] = record
         newest = self.newest
-        if record is not None and record != newest:
-            if newest is None or records.is_newer(record, newest) or records.fuller(record, newest):
-                self.newest = record
+        if record is None or record == newest:
+            return self._judge()
+        if newest is None or records.is_newer(record, newest) or records.fuller(record, newest):
+            self.newest = record
         return self._judge()
 
     def fail(self, node: NodeId) -> Verdict:

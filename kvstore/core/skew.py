@@ -54,7 +54,7 @@ class ClockGuard:
         return bool(self._peers)
 
     def verdict(self) -> int | None:
-        """None when the clock can be trusted, else by how many milliseconds it is ahead (or, below 0, behind)."""
+        """None when the clock can be trusted, else how many milliseconds it is ahead (below 0: behind)."""
         if self._jump_ms and not self._peers:
             return self._jump_ms
         peers = self._peers

@@ -60,7 +60,7 @@ class Topology:
         replicas: int = limits.REPLICAS,
     ) -> Topology:
         """The first topology of a cluster. Raises errors.BadOption."""
-        from kvstore.core.placement import place  # placement needs NodeInfo
+        from kvstore.core.placement import place  # noqa: PLC0415  placement needs NodeInfo
 
         ring.check_partitions(partitions)
         members = tuple(sorted(nodes, key=lambda node: node.number))
@@ -139,7 +139,7 @@ class Topology:
             )
             voters = tuple(NodeId(_int(n, 0, limits.NODES_MAX - 1)) for n in plain["voters"])
             if not whole or not numbers.issuperset(voters):
-                raise ValueError("it names a node twice, or one that it does not list")
+                raise ValueError("it names a node twice, or one that it does not list")  # noqa: TRY301
             replicas = _int(plain["replicas"], 1, limits.REPLICAS_MAX)
             return cls(
                 _text(plain["cluster_id"]),

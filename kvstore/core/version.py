@@ -65,7 +65,7 @@ class HybridClock:
         """The highest version issued or observed."""
 
     def next(self, now_ms: int) -> Version:
-        """Issue a version. Raises errors.ClockSkew rather than run ahead of `now_ms` by more than the drift."""
+        """Issue a version. Raises errors.ClockSkew rather than run further ahead than the drift."""
         version = pack(now_ms, 0, self.node)
         if version <= self.last:
             version = after(self.last, self.node)

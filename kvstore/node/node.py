@@ -117,46 +117,11 @@ class Node:
             for peer in topology.nodes
             if peer.number != number
         }
-        self._coordinator = Coordinator(
-            number=number,
-            topology=topology,
-            replica=self._replica,
-            links=self._links,
-            versions_clock=self._versions,
-            ceiling=Ceiling(store=store, turn=self._turn),
-            guard=self._guard,
-            clock=world.clock,
-            deadlines=self._deadlines,
-            dice=world.dice,
-            loop=loop,
-            counters=self.counters,
-            options=options,
-        )
-        self._coordinator.refusing = "it is starting"
-        verbs = Verbs(
-            number=number,
-            coordinator=self._coordinator,
-            scanner=Scanner(number=number, store=store, links=self._links, now=self._coordinator.trusted_now),
-            clock=world.clock,
-            spawn=self._spawn,
-            options=options,
-            bug=self._bug,
-        )
-        self._service = Service(
-            coordinator=self._coordinator,
-            verbs=verbs,
-            greeting=self._greeting,
-            status=self.status,
-            clock=world.clock,
-            turn=self._turn,
-            loop=loop,
-            counters=self.counters,
-            options=options,
-            log=world.log,
-        )
+        self._coordinator = self._new_coordinator(topology)
+        self._service = self._new_service()
         self._peer_service = PeerService(
             topology=topology,
-            greeting=self._peer_greeting,
+            greeting=self._greeting,
             replica=self._replica,
             store=store,
             clock=world.clock,
@@ -167,6 +132,51 @@ class Node:
             log=world.log,
         )
         self._adopt(topology)
+
+    def _new_coordinator(self, topology: Topology) -> Coordinator:
+        coordinator = Coordinator(
+            number=self.number,
+            topology=topology,
+            replica=self._replica,
+            links=self._links,
+            versions_clock=self._versions,
+            ceiling=Ceiling(store=self._store, turn=self._turn),
+            guard=self._guard,
+            clock=self._world.clock,
+            deadlines=self._deadlines,
+            dice=self._world.dice,
+            loop=self._loop,
+            counters=self.counters,
+            options=self.options,
+        )
+        coordinator.refusing = "it is starting"
+        return coordinator
+
+    def _new_service(self) -> Service:
+        scanner = Scanner(
+            number=self.number, store=self._store, links=self._links, now=self._coordinator.trusted_now
+        )
+        verbs = Verbs(
+            number=self.number,
+            coordinator=self._coordinator,
+            scanner=scanner,
+            clock=self._world.clock,
+            spawn=self._spawn,
+            options=self.options,
+            bug=self._bug,
+        )
+        return Service(
+            coordinator=self._coordinator,
+            verbs=verbs,
+            greeting=self._greeting,
+            status=self.status,
+            clock=self._world.clock,
+            turn=self._turn,
+            loop=self._loop,
+            counters=self.counters,
+            options=self.options,
+            log=self._log,
+        )
 
     # --- life ---------------------------------------------------------------------------
 
@@ -354,9 +364,6 @@ class Node:
                 "scan_limit_max": limits.SCAN_LIMIT_MAX,
             },
         }
-
-    def _peer_greeting(self) -> dict[str, Any]:
-        return self._greeting()
 
     def _peer_hello(self) -> dict[str, Any]:
         return {

@@ -126,20 +126,13 @@ class Service:
         self._counters.requests += 1
         at = _DEADLINE_AT.get(method)
         if at is not None and len(params) > at:
-            self._check_deadline(params[at])
-        serve(stream, msgid, params)
-
-    def _check_deadline(self, by: object) -> None:
-        """Drop what waited in a socket, or with us while we stood still, until nobody waits for it.
-
-        Its client has tried elsewhere meanwhile; doing it now would bring back what has since been
-        overwritten, deleted, or has expired.
-        """
-        if type(by) is int:
-            late_ms = self._clock.wall_ms() - by
-            if late_ms > 0:
+            # It waited in a socket, or with us while we stood still, until nobody waits for it. Its client
+            # has tried elsewhere; doing it now would bring back what has since been overwritten or deleted.
+            void_after = params[at]
+            if type(void_after) is int and (late_ms := self._clock.wall_ms() - void_after) > 0:
                 self._counters.deadline_drops += 1
                 raise errors.TooLate(late_ms=late_ms)
+        serve(stream, msgid, params)
 
     def bug(self, stream: Stream, method: str, error: Exception) -> None:
         """A request met a mistake of ours; the log gets the traceback."""

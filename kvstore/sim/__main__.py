@@ -5,10 +5,15 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from kvstore.io.clock import SystemClock
 from kvstore.sim.faults import KINDS
 from kvstore.sim.run import Outcome, Shape, simulate
+
+
+def _say(text: str = "", **how: Any) -> None:
+    print(text, **how)  # noqa: T201  a command's output
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -36,40 +41,41 @@ def main(arguments: list[str] | None = None) -> int:
             break
         outcome = simulate(seed, shape)
         if given.digest:
-            print(f"{seed} {outcome.digest}")
+            _say(f"{seed} {outcome.digest}")
             continue
         outcomes.append(outcome)
         if outcome.verdict.word != "ok":
             failed.append(outcome)
             _tell(outcome, shape, Path(given.traces))
         if sys.stderr.isatty():
-            print(f"\r{len(outcomes)} of {given.runs} runs, {len(failed)} failed ", end="", file=sys.stderr)
+            _say(f"\r{len(outcomes)} of {given.runs} runs, {len(failed)} failed ", end="", file=sys.stderr)
     if given.digest:
         return 0
     if sys.stderr.isatty():
-        print(file=sys.stderr)
+        _say(file=sys.stderr)
     took = max(clock.monotonic() - began, 0.001)
     simulated = sum(outcome.seconds for outcome in outcomes)
     operations = sum(outcome.operations for outcome in outcomes)
     succeeded = sum(outcome.succeeded for outcome in outcomes)
-    print(
-        f"seeds {given.seed} to {given.seed + len(outcomes) - 1}: {len(outcomes) - len(failed)} ok, {len(failed)} failed; "
-        f"{simulated / 60:.1f} simulated minutes in {took:.1f} s ({simulated / took:.0f} : 1), "
-        f"{operations} operations ({operations / took * 60:.0f} a minute), {succeeded / max(operations, 1):.1%} succeeded"
+    _say(
+        f"seeds {given.seed} to {given.seed + len(outcomes) - 1}: {len(outcomes) - len(failed)} ok, "
+        f"{len(failed)} failed; {simulated / 60:.1f} simulated minutes in {took:.1f} s "
+        f"({simulated / took:.0f} : 1), {operations} operations ({operations / took * 60:.0f} a minute), "
+        f"{succeeded / max(operations, 1):.1%} succeeded"
     )
     return 1 if failed else 0
 
 
 def _tell(outcome: Outcome, shape: Shape, folder: Path) -> None:
-    print(f"seed {outcome.seed}: {outcome.verdict.word}")
+    _say(f"seed {outcome.seed}: {outcome.verdict.word}")
     for line in (outcome.verdict.violations or outcome.verdict.unknown)[:5]:
-        print(f"  {line}")
+        _say(f"  {line}")
     again = simulate(outcome.seed, shape, keep_trace=True)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"seed-{outcome.seed}.txt"
     faults = "\n".join(f"fault     {fault}" for fault in outcome.plan.faults)
     path.write_text(faults + "\n" + "\n".join(again.trace) + "\n", encoding="utf-8")
-    print(f"  trace: {path}\n  again: make sim SEED={outcome.seed} RUNS=1")
+    _say(f"  trace: {path}\n  again: make sim SEED={outcome.seed} RUNS=1")
 
 
 if __name__ == "__main__":

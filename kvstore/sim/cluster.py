@@ -80,7 +80,7 @@ class Cluster:
         machine.incarnation = incarnation = Incarnation(machine.host)
         self.trace("start", machine.host)
         try:
-            node = incarnation.context.run(self._open, machine, incarnation)
+            node = incarnation.context.run(self._open, machine)
         except errors.StartError as error:
             incarnation.dead = True
             machine.refused = error
@@ -90,7 +90,7 @@ class Cluster:
         machine.node = node
         self._tasks.append(self.loop.create_task(self._serve(node, incarnation), context=incarnation.context))
 
-    def _open(self, machine: Machine, incarnation: Incarnation) -> Node:
+    def _open(self, machine: Machine) -> Node:
         dice = random.Random(self.dice.getrandbits(64))
 
         def power_cut() -> None:
@@ -100,6 +100,11 @@ class Cluster:
             return SimWorker(self.loop, dice, on_power_cut=power_cut, slowness=machine.slowness)
 
         holder: list[Node] = []
+
+        def on_failure(failure: BaseException) -> None:
+            for node in holder:
+                node.storage_failed(failure)
+
         store = Store.open(
             files=machine.files,
             worker=worker(),
@@ -108,7 +113,7 @@ class Cluster:
             directory=DIRECTORY,
             identity=Identity(_CLUSTER, f"{machine.number:032x}", machine.number, "5a" * 16),
             options=StoreOptions(segment_bytes=1 << 16, memtable_bytes=1 << 14),
-            on_failure=lambda failure: [node.storage_failed(failure) for node in holder] and None,
+            on_failure=on_failure,
         )
         node = Node(
             topology=self.topology,

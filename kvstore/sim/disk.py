@@ -1,8 +1,8 @@
 """A disk that keeps its promises and no more.
 
-`ports.Files` in memory. What was written since the last sync may survive a crash whole, in part, or not at all; so may
-names made, moved or removed since their directory was synced, though these in order, as journals do. A
-fuse cuts the power in the middle of a chosen operation.
+`ports.Files` in memory. What was written since the last sync may survive a crash whole, in part, or not
+at all; so may names made, moved or removed since their directory was synced, though these in order, as
+journals do. A fuse cuts the power in the middle of a chosen operation.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """What goes wrong, as data: a pure function of the seed.
 
-Swarm testing: each run draws which kinds of faults it has and how hard, so that some runs have none of a kind and
-others a lot. At most a minority of the nodes is down, paused, skewed or full at a time, but for a blackout, which takes all of them;
-links may be cut between any. Kinds and ranges after FoundationDB and TigerBeetle.
+Swarm testing: each run draws which kinds of faults it has and how hard, so that some runs have none of
+a kind and others a lot. At most a minority of the nodes is down, paused, skewed or full at a time, but
+for a blackout, which takes all of them; links may be cut between any. Kinds and ranges after FoundationDB
+and TigerBeetle.
 """
 
 from __future__ import annotations
@@ -11,11 +12,9 @@ import random
 from dataclasses import dataclass, field
 
 KINDS = (
-    "crash", "power_cut", "isolate", "halves", "one_way", "slow", "chop", "pause", "clock", "disk_full", "stall",
-    "blackout",
+    "crash", "power_cut", "blackout", "isolate", "halves", "one_way", "slow", "chop", "pause", "clock",
+    "disk_full", "stall",
 )  # fmt: skip
-LOOSE = ("isolate", "halves", "one_way", "slow")
-"""Kinds that may hit while others last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +77,9 @@ def _draw(dice: random.Random, kind: str, at: float, lasts: float, nodes: int) -
             pairs = [(a, b) for a in everyone for b in everyone if a != b and dice.random() < 0.4]
             return Fault(at, lasts, kind, pairs=tuple(pairs), amount=dice.choice((0.005, 0.05, 0.3)))
         case "blackout":
-            return Fault(at, min(lasts, 1.0), kind, nodes=tuple(everyone), amount=dice.choice((1.0, 50.0, 300.0)))
+            return Fault(
+                at, min(lasts, 1.0), kind, nodes=tuple(everyone), amount=dice.choice((1.0, 50.0, 300.0))
+            )
         case "chop":
             return Fault(at, lasts, kind, amount=dice.uniform(0.3, 1.0))
         case "power_cut":

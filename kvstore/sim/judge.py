@@ -134,9 +134,7 @@ def _touched(operations: list[Operation]) -> bool:
 def _judge_order(reads: list[Operation], writes: list[Operation], verdict: Verdict) -> None:
     """Sweep over time: the floor rises when an operation ends, and holds for those that begin later."""
     marks: list[tuple[float, int, Operation]] = []
-    for op in [*reads, *writes]:
-        if op.level in STRONG and op.ended is not None:
-            marks.append((op.ended, 1, op))
+    marks += [(op.ended, 1, op) for op in [*reads, *writes] if op.level in STRONG and op.ended is not None]
     marks += [(op.began, 0, op) for op in reads if op.level in STRONG]
     # At one instant beginnings come first: operations that touch are concurrent.
     marks.sort(key=lambda mark: (mark[0], mark[1]))

@@ -78,7 +78,7 @@ class SimLoop(asyncio.SelectorEventLoop):
         """Refuse: threads would bring an order that no seed chooses."""
         raise RuntimeError("no threads in the simulator")
 
-    def call_soon(
+    def call_soon(  # type: ignore[override]
         self, callback: Callable[..., Any], *args: Any, context: contextvars.Context | None = None
     ) -> asyncio.Handle:
         """Schedule, on behalf of the incarnation whose context this is."""
@@ -87,7 +87,7 @@ class SimLoop(asyncio.SelectorEventLoop):
             return super().call_soon(callback, *args, context=context)
         return super().call_soon(owner.run, callback, args, context=context)
 
-    def call_at(
+    def call_at(  # type: ignore[override]
         self,
         when: float,
         callback: Callable[..., Any],
@@ -100,7 +100,7 @@ class SimLoop(asyncio.SelectorEventLoop):
             return super().call_at(when, callback, *args, context=context)
         return super().call_at(when, owner.run, callback, args, context=context)
 
-    async def create_connection(  # type: ignore[override]
+    async def create_connection(
         self,
         protocol_factory: Callable[[], Any],
         host: str | None = None,

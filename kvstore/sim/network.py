@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import random
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -81,8 +82,8 @@ class Transport:
         self, network: Network, owner: Incarnation | None, pipe: Pipe, names: tuple[Any, Any]
     ) -> None:
         self._network = network
-        self._owner = owner
-        self._out = pipe
+        self.owner = owner
+        self.out = pipe
         self._names = names
         self._closing = False
         self._lost = False
@@ -99,8 +100,8 @@ class Transport:
         if self._closing or self._lost or not data:
             return
         for piece in self._network.chop(bytes(data)):
-            self._out.put(piece)
-        if self._out.size > self._high and not self._write_paused:
+            self.out.put(piece)
+        if self.out.size > self._high and not self._write_paused:
             self._write_paused = True
             self.protocol.pause_writing()
 
@@ -112,17 +113,17 @@ class Transport:
         """Send what is waiting, then end."""
         if not self._closing:
             self._closing = True
-            self._out.put(_CLOSE)
-            self._soon(self._lose, None)
+            self.out.put(_CLOSE)
+            self.soon(self._lose, None)
 
     def abort(self) -> None:
         """End now; the other side sees a reset."""
         if not self._lost:
             self._closing = True
-            self._out.queue.clear()
-            self._out.size = 0
-            self._out.put(_RESET)
-            self._soon(self._lose, None)
+            self.out.queue.clear()
+            self.out.size = 0
+            self.out.put(_RESET)
+            self.soon(self._lose, None)
 
     def is_closing(self) -> bool:
         """Whether it ends or has ended."""
@@ -136,7 +137,7 @@ class Transport:
         """Take again."""
         self.reading_paused = False
         if self.peer is not None:
-            self.peer._out.kick()
+            self.peer.out.kick()
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         """When to ask the protocol to pause."""
@@ -145,7 +146,7 @@ class Transport:
 
     def get_write_buffer_size(self) -> int:
         """Bytes on the way."""
-        return self._out.size
+        return self.out.size
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         """`sockname` and `peername`."""
@@ -160,22 +161,22 @@ class Transport:
             error = (
                 None if item is _CLOSE else ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
             )
-            self._soon(self._lose, error)
+            self.soon(self._lose, error)
         else:
-            self._soon(self._data, item)
+            self.soon(self._data, item)
 
     def drained(self) -> None:
         """The other side took something."""
-        if self._write_paused and self._out.size <= self._high // 4:
+        if self._write_paused and self.out.size <= self._high // 4:
             self._write_paused = False
-            self._soon(self._resume_writing)
+            self.soon(self._resume_writing)
 
     def crashed(self) -> None:
         """The process on this side is gone: the system resets the connection."""
         self._lost = True
-        self._out.queue.clear()
-        self._out.size = 0
-        self._out.put(_RESET)
+        self.out.queue.clear()
+        self.out.size = 0
+        self.out.put(_RESET)
 
     def _data(self, data: bytes) -> None:
         if not self._lost:
@@ -191,8 +192,9 @@ class Transport:
             self._network.forget(self)
             self.protocol.connection_lost(error)
 
-    def _soon(self, callback: Callable[..., None], *args: Any) -> None:
-        context = self._owner.context if self._owner is not None else None
+    def soon(self, callback: Callable[..., None], *args: Any) -> None:
+        """Run something as a callback of the process on this side."""
+        context = self.owner.context if self.owner is not None else None
         self._network.loop.call_soon(callback, *args, context=context)
 
 
@@ -210,7 +212,7 @@ class Server:
 class Network:
     """All machines and the links between them."""
 
-    def __init__(self, loop: SimLoop, dice: Any, trace: Callable[..., None]) -> None:
+    def __init__(self, loop: SimLoop, dice: random.Random, trace: Callable[..., None]) -> None:
         self.loop = loop
         self.trace = trace
         self._dice = dice
@@ -294,7 +296,7 @@ class Network:
         out.to, back.to, mine.peer, theirs.peer = theirs, mine, theirs, mine
         self._ends += (mine, theirs)
         theirs.protocol = listener[1]()
-        theirs._soon(theirs.protocol.connection_made, theirs)
+        theirs.soon(theirs.protocol.connection_made, theirs)
         mine.protocol = factory()
         mine.protocol.connection_made(mine)
         return mine, mine.protocol
@@ -303,7 +305,7 @@ class Network:
         """A process is gone: its ports close, its connections are reset."""
         for key in [key for key, (owner, _) in self._listening.items() if owner is incarnation]:
             del self._listening[key]
-        for end in [end for end in self._ends if end._owner is incarnation]:
+        for end in [end for end in self._ends if end.owner is incarnation]:
             self.forget(end)
             end.crashed()
 
@@ -321,4 +323,4 @@ class Network:
     def kick(self) -> None:
         """Cuts changed: let go what may go."""
         for end in list(self._ends):
-            end._out.kick()
+            end.out.kick()

@@ -12,20 +12,20 @@ import contextlib
 import gc
 import random
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from kvstore.client.client import Client
 from kvstore.sim.cluster import Cluster
-from kvstore.sim.faults import KINDS, Fault, Plan, plan
+from kvstore.sim.faults import KINDS, Plan, plan
 from kvstore.sim.judge import Operation, Verdict, judge
 from kvstore.sim.loop import SimLoop
 from kvstore.sim.loop import run as run_loop
+from kvstore.sim.nemesis import Nemesis
 from kvstore.sim.workload import PLAIN_KEYS, TIMED_KEYS, TOUCHED_KEYS, Workload
 
 SETTLE_S = 9.0
-"""From healing to the final reads: silence is noticed after 3 s, a dial is repeated within 2, a call has 3."""
+"""From healing to the final reads: silence is noticed after 3 s, a dial repeated within 2, a call has 3."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +85,7 @@ async def _main(seed: int, shape: Shape, *, keep_trace: bool) -> Outcome:
     clients = [await _client(cluster, number) for number in range(1, shape.clients + 1)]
     begin = loop.time()
     async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(_break(cluster, faults, begin))
+        tasks.create_task(Nemesis(cluster).carry_out(faults, begin))
         for number, client in enumerate(clients, 1):
             tasks.create_task(workload.drive(number, client, begin + shape.seconds))
     cluster.heal()
@@ -117,8 +117,10 @@ async def _main(seed: int, shape: Shape, *, keep_trace: bool) -> Outcome:
 
 
 async def _client(cluster: Cluster, number: int) -> Client:
-    """Half the clients know the whole cluster; the others stay with one node, so that every kind of
-    coordinator is used, also one that owns nothing of the key."""
+    """Half the clients know the whole cluster; the others stay with one node.
+
+    So every kind of coordinator is used, also one that owns nothing of the key.
+    """
     if number % 2:
         return await cluster.client(number)
     return await cluster.client(number, url=cluster.dice.choice(cluster.urls), pinned=True)
@@ -137,70 +139,3 @@ async def _final_calls(cluster: Cluster, workload: Workload) -> None:
         await workload.call(client, 200, "put", key, "quorum", timeout=3.0, final=True)
         await workload.call(client, 200, "get", key, "quorum", timeout=3.0, final=True)
     await client.close()
-
-
-async def _break(cluster: Cluster, faults: Plan, begin: float) -> None:
-    for fault in faults.faults:
-        await asyncio.sleep(max(begin + fault.at - cluster.loop.time(), 0))
-        cluster.trace("fault", str(fault))
-        undo = _apply(cluster, fault)
-        await asyncio.sleep(fault.lasts)
-        undo()
-
-
-def _apply(cluster: Cluster, fault: Fault) -> Callable[[], Any]:
-    """Do it; what is returned undoes it."""
-    machines = [cluster.machines[number] for number in fault.nodes]
-    network = cluster.network
-    match fault.kind:
-        case "crash":
-            for number in fault.nodes:
-                cluster.crash(number)
-            return lambda: _start_again(cluster, fault)
-        case "blackout":
-            # The lights flicker first: what waits for a slow disk must not have been promised.
-            for machine in machines:
-                machine.slowness[0] = fault.amount
-            network.at(cluster.loop.time() + fault.lasts / 2, lambda: [cluster.crash(n) for n in fault.nodes] and None)
-            return lambda: _start_again(cluster, fault)
-        case "power_cut":
-            for machine in machines:
-                machine.files.fuse = int(fault.amount)
-            return lambda: _start_again(cluster, fault)
-        case "isolate" | "halves" | "one_way":
-            cluster.cut(list(fault.pairs))
-            return network.heal
-        case "slow":
-            for src, dst in fault.pairs:
-                network.slow[cluster.machines[src].host, cluster.machines[dst].host] = fault.amount
-            return network.slow.clear
-        case "chop":
-            network.chop_chance = fault.amount
-            return lambda: setattr(network, "chop_chance", 0.1)
-        case "pause":
-            for number in fault.nodes:
-                cluster.pause(number)
-            return lambda: [cluster.resume(number) for number in fault.nodes]
-        case "clock":
-            before = [(machine.clock, machine.clock.offset_ms) for machine in machines]
-            for machine in machines:
-                machine.clock.offset_ms += fault.amount
-            return lambda: [setattr(clock, "offset_ms", offset) for clock, offset in before]
-        case "disk_full":
-            for machine in machines:
-                machine.files.refuse_writes = True
-            return lambda: [setattr(machine.files, "refuse_writes", False) for machine in machines]
-        case "stall":
-            for machine in machines:
-                machine.slowness[0] = fault.amount
-            return lambda: [machine.slowness.__setitem__(0, 1.0) for machine in machines]
-        case _:
-            raise AssertionError(fault.kind)
-
-
-def _start_again(cluster: Cluster, fault: Fault) -> None:
-    for number in fault.nodes:
-        cluster.machines[number].slowness[0] = 1.0
-        cluster.machines[number].files.fuse = 0
-        if not cluster.machines[number].runs:
-            cluster.start(number)

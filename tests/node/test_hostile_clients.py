@@ -10,7 +10,6 @@ import pytest
 from raw_nodes import HELLO, OPERATION, Nodes
 
 from kvstore import limits
-from kvstore.node import stream as streams
 
 pytestmark = pytest.mark.slow
 
@@ -77,7 +76,7 @@ async def test_a_hello_that_does_not_fit_is_told_why_and_closed(
 async def test_half_a_frame_is_not_waited_for_without_end(
     one: Nodes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(streams.limits, "HELLO_TIMEOUT_MS", 50)
+    monkeypatch.setattr(limits, "HELLO_TIMEOUT_MS", 50)
     silent = await one.connect(1, hello=False)
     slow = await one.connect(1)
     slow.transport.write(msgpack.packb([0, 9, "get", [b"key"]])[:-2])
@@ -110,7 +109,7 @@ async def test_a_request_may_follow_hello_in_one_packet(one: Nodes, cut: int) ->
 
 
 async def test_a_client_that_does_not_read_is_cut_off(one: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streams.limits, "OUTPUT_BYTES_MAX", 4 << 20)
+    monkeypatch.setattr(limits, "OUTPUT_BYTES_MAX", 4 << 20)
     good, greedy = await one.connect(1), await one.connect(1)
     await good.call("put", b"big", b"x" * 900_000, OPERATION, {})
     greedy.transport.pause_reading()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 from raw_nodes import OPERATION, Nodes, running
@@ -37,7 +38,12 @@ async def test_with_two_nodes_down_quorum_is_refused_at_once_and_one_still_reads
     await three.local.stop(TWO)
     await three.until_linked(1, 0)
     began = asyncio.get_running_loop().time()
-    for call in (("put", b"k", b"w", OPERATION, {}), ("get", b"k", {}), ("delete", b"k", OPERATION, {})):
+    calls: list[tuple[Any, ...]] = [
+        ("put", b"k", b"w", OPERATION, {}),
+        ("get", b"k", {}),
+        ("delete", b"k", OPERATION, {}),
+    ]
+    for call in calls:
         assert (await raw.error(*call))[0] == "unavailable"
     assert asyncio.get_running_loop().time() - began < 1
     assert (await raw.call("get", b"k", {"c": "one"}))[0] == b"v"
