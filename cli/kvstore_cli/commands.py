@@ -77,7 +77,6 @@ class LazyGroup(click.Group):
             near = difflib.get_close_matches(name, list(self._places), n=2, cutoff=0.5)
             hint = " or ".join(f"{ctx.command_path} {each}" for each in near) or f"{ctx.command_path} --help"
             raise UsageProblem(problem=f"there is no command {name!r}", hint=hint)
-        _hand_down(ctx, name, command)
         return name, command, args[1:]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -90,18 +89,6 @@ class LazyGroup(click.Group):
                     rows.append((name, command.get_short_help_str(limit=90)))
             with formatter.section(heading):
                 formatter.write_dl(rows, col_max=12)
-
-
-def _hand_down(ctx: click.Context, name: str, command: click.Command) -> None:
-    """Let a plain click command, which has global flags of its own, default to what `kv` was given."""
-    if isinstance(command, KvCommand | click.Group):
-        return
-    # The callback of `kv` has not run yet, so its parameters are asked and not the session.
-    given = {flag: ctx.params[flag] for flag in NAMES if ctx.params.get(flag) is not None}
-    for param in command.params:
-        if param.name in given:
-            param.envvar = None
-    ctx.default_map = {name: given}
 
 
 def with_examples(text: str | None) -> str | None:

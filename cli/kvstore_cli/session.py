@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from kvstore_cli.settings import Settings, checked_url, token_of
+from kvstore_cli.settings import Settings, token_of
 
 if TYPE_CHECKING:
     from kvstore.client.client import Client
@@ -21,9 +21,7 @@ async def connect(settings: Settings) -> Client:
     """A client as the global flags say. Raises errors.CannotConnect and its kin."""
     from kvstore.api import connect as api_connect  # after `--help` and usage errors are out of the way
 
-    return await api_connect(
-        checked_url(settings.address), timeout=settings.deadline_ms / 1000, token=token_of(settings)
-    )
+    return await api_connect(settings.address, timeout=settings.deadline_ms / 1000, token=token_of(settings))
 
 
 class Session:

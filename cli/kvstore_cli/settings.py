@@ -59,8 +59,9 @@ class Settings:
 
     @property
     def address(self) -> str:
-        """Where the cluster is: as told, or as `kv up` left it in ./kv-data, or the default port here."""
-        return self.url or _local_url() or URL
+        """Where the cluster is: as told (a bare `host:port` will do), as `kv up` left it, or port 7401."""
+        url = self.url or _local_url() or URL
+        return url if "://" in url else f"kv://{url}"
 
     @property
     def deadline_ms(self) -> int:
@@ -130,10 +131,3 @@ def global_options(*, hidden: bool) -> list[click.Option]:
 
 
 NAMES = ("url", "call_timeout_ms", "token", "output", "color")
-
-
-def checked_url(url: str) -> str:
-    """Whether it can be a URL at all, so that `--url 7401` is told at once. Raises errors.BadOption."""
-    if "://" in url and not url.startswith("kv://"):
-        raise errors.BadOption(option="--url", given=url, allowed="kv://host:port[,host:port...]")
-    return url

@@ -103,12 +103,13 @@ def up_command(
             say(f"{_names(running)} already run" + ("s" if len(running) == 1 else ""))
         supervisor = Supervisor(cluster, config=config, say=say)
         _start(supervisor, cluster, missing, session, options)
-        _screen(cluster, stays=not detach and bool(missing))
         if detach or not missing:
+            _screen(cluster, stays=False)
             return
         mark = wish.directory / "up.json"
-        our_mark().save(mark)
         try:
+            our_mark().save(mark)
+            _screen(cluster, stays=True)
             supervisor.stand_by()
         finally:
             say("stopping the nodes")
@@ -141,14 +142,16 @@ def _forget(directory: Path, *, confirmed: bool) -> None:
 
 
 def _already_looked_after(directory: Path) -> None:
-    """Another `kv up` holds the lock: say so, and show what it runs."""
-    from kvstore_cli.local_cluster import load_cluster
+    """Another `kv up` holds the lock: say which."""
+    from kvstore_cli.processes import load_mark
 
-    cluster = load_cluster(directory)
-    mark = cluster.supervisor()
-    by = f"by process {mark.pid}" if mark is not None else "by another `kv up` that is just starting"
-    say(f"the cluster in {directory} is looked after {by}")
-    _screen(cluster, stays=False)
+    mark = load_mark(directory / "up.json")
+    by = (
+        f"process {mark.pid}"
+        if mark is not None and mark.is_alive()
+        else "another `kv up` that is starting it"
+    )
+    say(f"the cluster in {directory} is looked after by {by}; `kv status` shows how it is")
 
 
 def _settle(wish: _Wish, options: NodeConfig) -> LocalCluster:

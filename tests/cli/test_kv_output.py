@@ -44,7 +44,6 @@ def _path_of(value: object) -> str:
     ids=_path_of,
 )
 def test_every_command_takes_the_global_flags(path: tuple[str, ...], command: click.Command) -> None:
-    """But for `kv bench`, which has flags of its own of the same names."""
     del path
     names = {str(param.name) for param in command.params}
     assert set(NAMES) <= names
@@ -54,6 +53,7 @@ def test_a_global_flag_may_stand_before_or_behind_the_command(kv: RunKv, cluster
     for arguments in (
         ("--url", "kv://h:1", "--timeout", "2s", "get", "k"),
         ("get", "k", "--url", "kv://h:1", "--timeout", "2s"),
+        ("get", "k", "--url", "h:1", "--timeout", "2s"),
         ("--url", "kv://other:1", "--timeout", "9s", "get", "--url", "kv://h:1", "--timeout", "2s", "k"),
     ):
         kv(*arguments)
@@ -204,25 +204,3 @@ def test_colour_only_where_it_can_be_seen_and_is_wanted(kv: RunKv, monkeypatch: 
     monkeypatch.delenv("NO_COLOR")
     monkeypatch.setenv("TERM", "dumb")
     assert not coloured(tty=True)
-
-
-def test_a_command_with_flags_of_its_own_still_hears_those_before_it(
-    kv: RunKv, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """`kv bench` is a plain click command."""
-    heard: dict[str, Any] = {}
-
-    @click.command()
-    @click.option("--url", envvar="KV_URL", default="nowhere")
-    @click.option("-o", "--output", default="table")
-    def plain(**given: Any) -> None:
-        heard.update(given)
-
-    monkeypatch.setattr("kvstore_cli.bench.bench", plain)
-    monkeypatch.setenv("KV_URL", "kv://env:1")
-    kv("bench")
-    assert heard == {"url": "kv://env:1", "output": "table"}
-    kv("--url", "kv://flag:1", "-o", "json", "bench")
-    assert heard == {"url": "kv://flag:1", "output": "json"}
-    kv("--url", "kv://flag:1", "bench", "--url", "kv://own:1")
-    assert heard["url"] == "kv://own:1"
