@@ -30,6 +30,14 @@ NOTHING_SUCCEEDED = 5
 NATIVE = "kvstore_cli.bench_native:connect"
 
 
+class WarmUp(Duration):
+    """A duration that may be 0."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Parse; raises errors.BadTtl."""
+        return 0 if value in ("0", "0s", "0ms") else super().convert(value, param, ctx)
+
+
 @click.command(cls=KvCommand)
 @click.option(
     "--mix",
@@ -93,7 +101,7 @@ NATIVE = "kvstore_cli.bench_native:connect"
 @click.option("-n", "--count", type=click.IntRange(1), metavar="N", help="Requests, instead of a duration.")
 @click.option(
     "--warmup",
-    type=Duration(),
+    type=WarmUp(),
     default=2_000,
     show_default="2s",
     metavar="TIME",

@@ -34,7 +34,22 @@ async def kv_bench(*arguments: str) -> tuple[int, str]:
 
 async def test_a_mix_by_count_over_two_processes_is_reported_as_json(url: str) -> None:
     status, out = await kv_bench(
-        "--url", url, "--mix", "d", "-c", "6", "--processes", "2", "--keys", "300", "-n", "400", "-o", "json"
+        "--url",
+        url,
+        "--mix",
+        "d",
+        "-c",
+        "6",
+        "--processes",
+        "2",
+        "--keys",
+        "300",
+        "-n",
+        "400",
+        "--warmup",
+        "0",
+        "-o",
+        "json",
     )
     told: dict[str, Any] = json.loads(out)
     assert status == 0
