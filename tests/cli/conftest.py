@@ -5,6 +5,7 @@ The data tests run on both, so the fake cannot drift from what it stands for.
 
 from __future__ import annotations
 
+import asyncio
 import io
 import math
 import os
@@ -48,6 +49,8 @@ class FakeCluster:
         self.failure: BaseException | None = None
         self.refused_keys: set[bytes] = set()
         self.superseded = False
+        self.turns = 1
+        """Puts take up to so many turns of the loop, so that those that run together end in any order."""
         self.connections = 0
         self.settings = Settings()
         self.down: set[int] = set()
@@ -96,6 +99,8 @@ class FakeCluster:
         self._call(consistency)
         assert w is None or 1 <= w <= 3
         assert durability in (None, "always")
+        for _ in range(zlib.crc32(value) % self.turns):
+            await asyncio.sleep(0)
         if _raw(key) in self.refused_keys:
             raise errors.DiskFull(free=1, reserve=2)
         existed = self._live(key) is not None

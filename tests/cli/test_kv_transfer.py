@@ -204,6 +204,7 @@ def test_expired_entries_are_left_out_and_counted(kv: RunKv, cluster: FakeCluste
 
 
 def test_a_later_line_wins(kv: RunKv, cluster: FakeCluster) -> None:
+    cluster.turns = 50
     lines = [{"key": f"k{n % 7}", "value": str(n)} | ({"ttl": n} if n % 3 else {}) for n in range(1, 200)]
     data = "".join(json.dumps(line) + "\n" for line in lines).encode()
     assert kv("import", "--batch", "5", stdin=data).status == 0
