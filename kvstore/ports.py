@@ -112,9 +112,7 @@ class Files(Protocol):
 class Worker(Protocol):
     """Runs jobs off the loop, one at a time and in order; answers on the loop."""
 
-    def submit(
-        self, job: Callable[[], _T], done: Callable[[_T | None, BaseException | None], None]
-    ) -> None:
+    def submit(self, job: Callable[[], _T], done: Callable[[_T | None, BaseException | None], None]) -> None:
         """Run `job`, then call `done(result, None)` or `done(None, error)` on the loop."""
         ...
 

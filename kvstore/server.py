@@ -32,7 +32,7 @@ from kvstore.storage.engine import Engine
 from kvstore.storage.lmdb_engine import LmdbEngine
 from kvstore.storage.memory_engine import MemoryEngine
 from kvstore.storage.store import Store
-from kvstore.types import NodeId
+from kvstore.types import Durability, NodeId
 
 FIRST = NodeId(1)
 """The number of a node that starts a cluster by itself."""
@@ -51,7 +51,14 @@ def first_start(config: NodeConfig) -> None:
         cluster_id=config.node.cluster_id or None,
         node=None if identities.load(files, directory) is not None else FIRST,
     )
-    if identities.load_topology(files, directory) is None:
+    known = identities.load_topology(files, directory)
+    if known is not None and len(known.nodes) == 1:
+        # Alone, we are where we listen; in a company the table says where.
+        me = known.node(identity.node)
+        here = (config.advertised, config.listen.client_port, config.listen.peer_port)
+        if (me.host, me.client_port, me.peer_port) != here:
+            identities.save_topology(files, directory, known.with_addresses({identity.node: here}))
+    if known is None:
         me = NodeInfo(
             identity.node,
             identity.node_uuid,
@@ -117,7 +124,10 @@ def open_node(
         store=store,
         world=World(clock=clock, dice=dice, log=log),
         options=config.node_options(),
-        durability=config.store_options().durability,
+        # The memory engine forgets what it has flushed, so no log makes its answers durable.
+        durability=Durability.MEMORY
+        if config.storage.engine == "memory"
+        else config.store_options().durability,
         loop=loop,
     )
     listeners.append(node)

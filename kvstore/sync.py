@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Self, TypeVar
 
-from kvstore import api
+from kvstore import api, errors
 from kvstore.client import client as asynchronous
 from kvstore.client.codecs import Codec
+from kvstore.client.pages import Scan
 from kvstore.client.receipt import Entry, Location, Receipt
 from kvstore.core.topology import Topology
 
@@ -38,7 +39,7 @@ class _LoopThread:
         """Run `steps` there and wait for them here."""
         if self.ended:
             steps.close()
-            raise RuntimeError("this client is closed")
+            raise errors.CannotConnect(address="the cluster", reason="this client is closed")
         future = asyncio.run_coroutine_threadsafe(steps, self._loop)
         try:
             return future.result()
@@ -241,21 +242,20 @@ class Client:
         entries = self._client.scan(
             prefix, limit=limit, keys_only=keys_only, consistency=consistency, r=r, timeout=timeout
         )
-        done = object()
-        while True:
-            entry = self._run(_next(entries, done))
-            if entry is done:
-                return
-            assert isinstance(entry, Entry)
-            yield entry
+        return self._entries(entries)
 
-    def locate(self, key: Key) -> Location:
+    def _entries(self, scan: Scan) -> Iterator[Entry]:
+        # A page, not an entry, for each way to the other thread and back.
+        while (page := self._run(scan.next_page())) is not None:
+            yield from page
+
+    def locate(self, key: Key, *, timeout: float | None = None) -> Location:
         """See `kvstore.Client.locate`."""
-        return self._run(self._client.locate(key))
+        return self._run(self._client.locate(key, timeout=timeout))
 
-    def topology(self) -> Topology:
+    def topology(self, *, timeout: float | None = None) -> Topology:
         """See `kvstore.Client.topology`."""
-        return self._run(self._client.topology())
+        return self._run(self._client.topology(timeout=timeout))
 
     def status(self, node: str | None = None, *, timeout: float | None = None) -> dict[str, Any]:
         """See `kvstore.Client.status`."""
@@ -264,10 +264,6 @@ class Client:
     def ping(self, node: str | None = None, *, timeout: float | None = None) -> float:
         """See `kvstore.Client.ping`."""
         return self._run(self._client.ping(node, timeout=timeout))
-
-
-async def _next(entries: AsyncIterator[Entry], done: object) -> object:
-    return await anext(entries, done)
 
 
 def connect(

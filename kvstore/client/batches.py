@@ -1,76 +1,158 @@
-"""Calls with many keys: grouped by the node that owns them, run together, failures tried again one by one."""
+"""Calls with many keys: grouped by the node that owns them, run together, failures tried again in rounds.
+
+Rules kept here:
+- one deadline for the whole call, however many requests it takes;
+- a request holds at most BATCH_KEYS_MAX keys and BYTES_MAX of keys and values, and less in each further
+  round: what did not fit at once fits in parts;
+- each key has its own outcome. One that may be tried again is, at the next best node; once one of its
+  tries was indefinite the key's outcome is, whatever later tries say;
+- a round in which some keys were done costs no attempt: it was progress.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from kvstore import errors, limits
-from kvstore.client.nodes import Nodes
+from kvstore.client.caller import Caller
+from kvstore.core.retry import RetryPolicy
+from kvstore.ports import Dice
+from kvstore.wire import results
 
 GROUPS_AT_ONCE = 8
 BYTES_MAX = 4 << 20
 """Of keys and values in one request: well below a frame."""
+ROUNDS_MAX = 4
+_CALL_ATTEMPTS = 3
+_PAUSES = RetryPolicy(base_ms=25, cap_ms=400)
 
-Ask = Callable[[Sequence[bytes]], Awaitable[Sequence[Any]]]
-Again = Callable[[bytes], Awaitable[Any]]
-
-
-def by_first_node(
-    nodes: Nodes, keys: Sequence[bytes], sizes: Mapping[bytes, int] | None = None
-) -> list[list[bytes]]:
-    """Keys that go to one node together, in pieces within the limits of a request."""
-    groups: dict[str, list[list[bytes]]] = {}
-    filled: dict[str, int] = {}
-    for key in keys:
-        address = nodes.candidates(key)[0]
-        pieces = groups.setdefault(address, [[]])
-        size = (sizes or {}).get(key, len(key))
-        if pieces[-1] and (
-            len(pieces[-1]) >= limits.BATCH_KEYS_MAX or filled.get(address, 0) + size > BYTES_MAX
-        ):
-            pieces.append([])
-            filled[address] = 0
-        pieces[-1].append(key)
-        filled[address] = filled.get(address, 0) + size
-    return [piece for pieces in groups.values() for piece in pieces if piece]
+Outcome = tuple[Any, int, int]
+"""(decoded result, number of the node that answered, tries)."""
 
 
-async def run(
-    groups: Sequence[Sequence[bytes]], ask: Ask, again: Again
-) -> tuple[dict[bytes, Any], dict[bytes, errors.KVError]]:
-    """Outcomes and errors by key. An outcome is `(result, node, tries)`."""
-    done: dict[bytes, Any] = {}
-    failures: dict[bytes, errors.KVError] = {}
-    slots = asyncio.Semaphore(GROUPS_AT_ONCE)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """A call with many keys, as one piece of it is asked."""
 
-    async def one_group(keys: Sequence[bytes]) -> None:
-        async with slots:
-            try:
-                outcomes = await ask(keys)
-            except errors.KVError as error:
-                failures.update(dict.fromkeys(keys, error))
-                return
-            for key, outcome in zip(keys, outcomes, strict=True):
-                await settle(key, outcome)
+    method: str
+    params: Callable[[Sequence[bytes], int], Sequence[Any]]
+    """From a piece's keys and a try's budget in milliseconds."""
+    decode: Callable[[Any], Any]
+    """The outcome of one key."""
+    writes: bool
+    sizes: Mapping[bytes, int]
+    """Bytes that a key brings into the request; its own length when it is not there."""
 
-    async def settle(key: bytes, outcome: Any) -> None:
-        result = outcome[0]
-        if not isinstance(result, dict):
-            done[key] = outcome
+
+class Batch:
+    """One call with many keys."""
+
+    def __init__(self, caller: Caller, request: Request, *, timeout: float, dice: Dice) -> None:
+        self._caller = caller
+        self._request = request
+        self._timeout = timeout
+        self._deadline = asyncio.get_running_loop().time() + timeout
+        self._dice = dice
+        self._again: dict[bytes, errors.KVError] = {}
+        self._doubts: dict[bytes, errors.KVError] = {}
+        self._tries: dict[bytes, int] = {}
+        self.done: dict[bytes, Outcome] = {}
+        self.failures: dict[bytes, errors.KVError] = {}
+
+    async def run(self, keys: Sequence[bytes]) -> None:
+        """Fill `done` and `failures`; raises none of the errors."""
+        left: Sequence[bytes] = keys
+        wasted = 0
+        for round_number in range(len(keys) + ROUNDS_MAX):
+            before = len(self.done)
+            reasons, self._again = self._again, {}
+            await self._round(list(self._pieces(left, round_number)), reasons)
+            left = list(self._again)
+            wasted += len(self.done) == before
+            if not left or wasted >= ROUNDS_MAX:
+                break
+            pause = _PAUSES.delay_ms(wasted, self._dice) / 1000 if wasted else 0.0
+            if self._left() <= pause:
+                break
+            await asyncio.sleep(pause)
+        for key, error in self._again.items():
+            self.failures[key] = self._doubts.get(key, error)
+
+    def _left(self) -> float:
+        return self._deadline - asyncio.get_running_loop().time()
+
+    def _pieces(self, keys: Sequence[bytes], round_number: int) -> Iterator[tuple[str, list[bytes]]]:
+        """Keys that go to one node together, and its address."""
+        keys_max = max(limits.BATCH_KEYS_MAX >> 3 * min(round_number, 4), 1)
+        candidates, sizes = self._caller.nodes.candidates, self._request.sizes
+        groups: dict[str, list[bytes]] = {}
+        for key in keys:
+            order = candidates(key)
+            groups.setdefault(order[round_number % len(order)], []).append(key)
+        for address, group in groups.items():
+            piece: list[bytes] = []
+            filled = 0
+            for key in group:
+                size = sizes.get(key, len(key))
+                if piece and (len(piece) >= keys_max or filled + size > BYTES_MAX):
+                    yield address, piece
+                    piece, filled = [], 0
+                piece.append(key)
+                filled += size
+            yield address, piece
+
+    async def _round(
+        self, pieces: Sequence[tuple[str, Sequence[bytes]]], reasons: Mapping[bytes, errors.KVError]
+    ) -> None:
+        waiting = iter(pieces)
+
+        async def work() -> None:
+            for address, piece in waiting:
+                left = self._left()
+                if left > 0:
+                    await self._ask(address, piece, left)
+                else:
+                    late = errors.DeadlineExceeded(timeout_ms=int(self._timeout * 1000))
+                    self._again.update((key, reasons.get(key, late)) for key in piece)
+
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(min(GROUPS_AT_ONCE, len(pieces))):
+                tasks.create_task(work())
+
+    async def _ask(self, address: str, keys: Sequence[bytes], left: float) -> None:
+        request = self._request
+        try:
+            outcomes, node, attempts = await self._caller.call(
+                request.method,
+                lambda budget_ms: request.params(keys, budget_ms),
+                key=keys[0],
+                timeout=left,
+                writes=request.writes,
+                prefer=address,
+                decode=lambda result: results.decode_many(result, len(keys), request.decode),
+                attempts_max=_CALL_ATTEMPTS,
+            )
+        except errors.KVError as error:
+            for key in keys:
+                self._failed(key, error)
             return
-        error = errors.from_wire(result.get("error"))
-        if error.retryable:
-            try:
-                done[key] = await again(key)
-            except errors.KVError as second:
-                # An earlier try that may have happened stays the truth about this key.
-                failures[key] = second if error.definite or not second.definite else error
-        else:
-            failures[key] = error
+        epoch = 0
+        for key, outcome in zip(keys, outcomes, strict=True):
+            tries = self._tries[key] = self._tries.get(key, 0) + attempts
+            if isinstance(outcome, errors.KVError):
+                self._failed(key, outcome)
+            else:
+                self.done[key] = (outcome, node, tries)
+                epoch = max(epoch, outcome.epoch)
+        self._caller.nodes.saw_epoch(epoch)
 
-    async with asyncio.TaskGroup() as tasks:
-        for keys in groups:
-            tasks.create_task(one_group(keys))
-    return done, failures
+    def _failed(self, key: bytes, error: errors.KVError) -> None:
+        if self._request.writes and not error.definite:
+            self._doubts.setdefault(key, error)
+        if error.retryable:
+            self._again[key] = error
+        else:
+            self.failures[key] = self._doubts.get(key, error)

@@ -1,9 +1,10 @@
 """The nodes as a client sees them: which one to ask for a key, and an open connection to it.
 
-- Routing is token-aware: the first live owner of the key, then the other owners, then anybody.
+- Routing is token-aware: the first live owner of the key, then the other owners, then anybody, at last the
+  addresses that the client was given.
 - Connections are opened when first needed and shared by all calls.
-- A node that failed is left alone for a pause that doubles with each failure (circuit breaker),
-  unless nobody else is left.
+- A node that failed is left alone for a pause that doubles with each failure (circuit breaker), unless
+  nobody else is left. When the pause is over one call finds out; the others still keep away.
 - The topology comes with the first connection and again whenever an answer names a newer epoch or a
   node is lost.
 """
@@ -12,42 +13,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from urllib.parse import urlsplit
+from contextlib import suppress
 
 from kvstore import errors
 from kvstore.client.connection import Connection
-from kvstore.core.topology import Topology
+from kvstore.core.topology import NodeInfo, Topology
 from kvstore.ports import Dice
+from kvstore.types import NodeId
 
-DEFAULT_PORT = 7401
 _PAUSE_S, _PAUSE_S_MAX = 0.1, 5.0
 
 
-def addresses_of(url: str | Sequence[str]) -> list[str]:
-    """`kv://h1:7401,h2:7402` (or several such) as `host:port` each. Raises errors.BadOption."""
-    found: list[str] = []
-    for each in [url] if isinstance(url, str) else url:
-        scheme, marker, rest = each.partition("://")
-        if not marker or scheme != "kv" or "/" in rest.rstrip("/"):
-            raise errors.BadOption(option="url", given=repr(each), allowed="kv://host:port[,host:port...]")
-        for part in rest.rstrip("/").split(","):
-            host, port = _host_and_port(part)
-            if not host:
-                raise errors.BadOption(
-                    option="url", given=repr(each), allowed="kv://host:port[,host:port...]"
-                )
-            found.append(
-                f"[{host}]:{port or DEFAULT_PORT}" if ":" in host else f"{host}:{port or DEFAULT_PORT}"
-            )
-    return list(dict.fromkeys(found))
-
-
-def _host_and_port(part: str) -> tuple[str | None, int | None]:
-    try:
-        split = urlsplit(f"//{part}")
-        return (None, None) if split.username is not None else (split.hostname, split.port)
-    except ValueError:
-        return None, None
+def address_of(node: NodeInfo) -> str:
+    """Where clients reach a node: `host:port`."""
+    host = f"[{node.host}]" if ":" in node.host else node.host
+    return f"{host}:{node.client_port}"
 
 
 class Nodes:
@@ -74,25 +54,38 @@ class Nodes:
         self._opening: dict[str, asyncio.Future[Connection]] = {}
         self._failures: dict[str, tuple[int, float]] = {}
         self._refreshing = False
+        self._all: list[str] = []
+        self._orders: dict[tuple[NodeId, ...], list[str]] = {}
+        """By preference list: made once a topology, for it is asked at every call."""
         self.topology: Topology | None = None
+        self.epoch = 0
+        """The topology's, as far as we have it."""
         self.closed = False
 
     def candidates(self, key: bytes | None) -> list[str]:
         """All addresses, best first."""
         topology = self.topology
         if topology is None or self._pinned:
-            order = list(self._seeds)
+            order = self._seeds
+        elif key is None:
+            # Calls without a key are spread.
+            start = self._dice.randrange(0, len(self._all))
+            order = self._unique(self._all[start:] + self._all[:start])
         else:
-            rest = [f"{node.host}:{node.client_port}" for node in topology.nodes]
-            # Calls without a key are spread; those with one go to its owners in preference order.
-            start = self._dice.randrange(0, len(rest))
-            order = rest[start:] + rest[:start]
-            if key is not None:
-                owners = [topology.node(number) for number in topology.preference(key)]
-                order = [f"{node.host}:{node.client_port}" for node in owners] + order
+            preference = topology.preference(key)
+            order = self._orders.get(preference) or self._order(topology, preference)
+        if not self._failures:
+            return order
         now = asyncio.get_running_loop().time()
-        order = list(dict.fromkeys(order))
         return sorted(order, key=lambda address: self._failures.get(address, (0, 0.0))[1] > now)
+
+    def _order(self, topology: Topology, preference: tuple[NodeId, ...]) -> list[str]:
+        owners = [address_of(topology.node(number)) for number in preference]
+        order = self._orders[preference] = self._unique(owners + self._all)
+        return order
+
+    def _unique(self, addresses: list[str]) -> list[str]:
+        return list(dict.fromkeys(addresses + self._seeds))
 
     async def connection(self, address: str) -> Connection:
         """An open connection; calls that need one at the same time share the attempt."""
@@ -106,13 +99,7 @@ class Nodes:
             return await asyncio.shield(opening)
         opening = self._opening[address] = asyncio.get_running_loop().create_future()
         try:
-            connection = await Connection.open(
-                address,
-                token=self._token,
-                cluster=self._cluster,
-                local_addr=self._local_addr,
-                timeout=self._connect_timeout,
-            )
+            connection = await self._connect(address)
         except BaseException as error:
             known = isinstance(error, errors.KVError)
             if known:
@@ -127,48 +114,79 @@ class Nodes:
             opening.set_result(connection)
         finally:
             del self._opening[address]
-        self._cluster = str(connection.hello.get("cluster", ""))
+        return connection
+
+    async def _connect(self, address: str) -> Connection:
+        connection = await Connection.open(
+            address,
+            token=self._token,
+            cluster=self._cluster,
+            local_addr=self._local_addr,
+            timeout=self._connect_timeout,
+        )
+        if self.closed:
+            connection.close()
+            raise errors.CannotConnect(address=address, reason="this client is closed")
+        self._cluster = connection.hello["cluster"]
         connection.on_lost = self._lost
         self._open[address] = connection
         self.worked(address)
+        self.saw_epoch(connection.hello["epoch"])
         return connection
+
+    def asking(self, address: str) -> None:
+        """A call is on its way there; behind a node that failed, the others do not follow at once."""
+        if address in self._failures:
+            count, _ = self._failures[address]
+            self._failures[address] = (count, self._until(count))
 
     def worked(self, address: str) -> None:
         """It answered: forget its failures."""
-        self._failures.pop(address, None)
+        if self._failures:
+            self._failures.pop(address, None)
 
     def failed(self, address: str) -> None:
         """It did not: leave it alone for a while."""
         count = self._failures.get(address, (0, 0.0))[0] + 1
-        pause = min(_PAUSE_S * 2.0 ** (count - 1), _PAUSE_S_MAX) * (0.5 + self._dice.random() / 2)
-        self._failures[address] = (count, asyncio.get_running_loop().time() + pause)
+        self._failures[address] = (count, self._until(count))
+
+    def _until(self, count: int) -> float:
+        pause = min(_PAUSE_S * 2.0 ** min(count - 1, 30), _PAUSE_S_MAX) * (0.5 + self._dice.random() / 2)
+        return asyncio.get_running_loop().time() + pause
 
     def _lost(self, connection: Connection) -> None:
         if self._open.get(connection.address) is connection:
             del self._open[connection.address]
             if not self.closed:
                 self.failed(connection.address)
+                self._refresh()
 
-    def saw_epoch(self, epoch: int, connection: Connection) -> None:
+    def saw_epoch(self, epoch: int) -> None:
         """An answer told the coordinator's epoch; a newer one than ours means the topology changed."""
-        if self.topology is not None and epoch > self.topology.epoch and not self._refreshing:
-            self._refreshing = True
+        if self.topology is not None and epoch > self.epoch:
+            self._refresh()
 
-            def replied(error: object, result: object) -> None:
-                self._refreshing = False
-                if error is None:
-                    self.adopt(result)
-
-            connection.send("topology", [], replied)
-
-    def adopt(self, plain: object) -> None:
-        """Take a topology over if it is newer; one that we cannot read is left alone."""
-        try:
-            newer = Topology.from_plain(plain)
-        except errors.Malformed:
+    def _refresh(self) -> None:
+        connection = next((each for each in self._open.values() if each.is_open), None)
+        if connection is None or self._refreshing:
             return
-        if self.topology is None or newer.epoch > self.topology.epoch:
+        self._refreshing = True
+
+        def replied(error: object, result: object) -> None:
+            self._refreshing = False
+            if error is None:
+                with suppress(errors.Malformed):  # one that we cannot read is left alone
+                    self.adopt(Topology.from_plain(result))
+
+        connection.send("topology", (), replied)
+
+    def adopt(self, newer: Topology) -> None:
+        """Take a topology over if it is newer."""
+        if newer.epoch > self.epoch and newer.nodes:
             self.topology = newer
+            self.epoch = newer.epoch
+            self._all = [address_of(node) for node in newer.nodes]
+            self._orders = {}
 
     def close(self) -> None:
         """Drop all connections."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from kvstore.core.topology import NodeInfo
 from kvstore.types import Durability, Partition, Slot
+from kvstore.wire.results import FLAG_EXISTED, FLAG_SUPERSEDED, Found, Written
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,3 +61,30 @@ class Location:
     partition: Partition
     owners: tuple[NodeInfo, ...]
     """In preference order."""
+
+
+def receipt_of(written: Written, node: int, attempts: int) -> Receipt:
+    """What a caller gets for a write that `node` answered."""
+    return Receipt(
+        written.version,
+        written.epoch,
+        written.acked,
+        written.repaired,
+        superseded=bool(written.flags & FLAG_SUPERSEDED),
+        existed=bool(written.flags & FLAG_EXISTED),
+        durability=Durability(written.durability),
+        coordinator=node,
+        attempts=attempts,
+    )
+
+
+def receipt_of_read(found: Found, node: int, attempts: int) -> Receipt:
+    """What a caller gets for a read."""
+    return Receipt(
+        found.version, found.epoch, found.answered, found.repaired, coordinator=node, attempts=attempts
+    )
+
+
+def instant(expires_ms: int) -> float | None:
+    """Seconds since 1970; None for never."""
+    return expires_ms / 1000 if expires_ms else None

@@ -8,7 +8,13 @@ from typing import Any, TextIO
 
 import structlog
 
-LEVELS = {"critical": logging.CRITICAL, "debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+LEVELS = {
+    "critical": logging.CRITICAL,
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+}
 
 
 def node_log(*, form: str = "auto", level: str = "info", out: TextIO | None = None, **always: Any) -> Any:

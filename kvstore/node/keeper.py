@@ -18,6 +18,9 @@ from kvstore.node.link import Link
 from kvstore.ports import Clock, Dice
 from kvstore.types import NodeId
 
+_STEADY_MS = 50
+"""More than a clock is slewed by within one round trip."""
+
 
 class Keeper:
     """Owns the connection of one link for as long as the node runs."""
@@ -117,8 +120,10 @@ class Keeper:
 
         def replied(error: Any, result: Any) -> None:
             took_ms = (self._clock.monotonic() - sent) * 1000
-            # A slow round trip says little about the clock; it would only add noise.
-            if error is None and isinstance(result, int) and took_ms < limits.DRIFT_MS_MAX:
+            wall_moved_ms = self._clock.wall_ms() - sent_wall - took_ms
+            # A slow round trip says little about the clock; one in which our clock was set says nothing.
+            steady = took_ms < limits.DRIFT_MS_MAX and abs(wall_moved_ms) < _STEADY_MS
+            if error is None and isinstance(result, int) and steady:
                 self._guard.peer(NodeId(number), int(result - sent_wall - took_ms / 2))
 
         self._link.call("ping", [sent_wall], replied)

@@ -102,6 +102,7 @@ class Node:
         self._turn = Turn(loop)
         self._deadlines = Deadlines(loop.time())
         self._guard = ClockGuard(options.drift_ms_max)
+        self._guard.reading(world.clock.wall_ms(), world.clock.monotonic())
         last = Version(max(store.highest_version, store.ceiling))
         self._versions = HybridClock(number, drift_ms_max=options.drift_ms_max, last=last)
         self._replica = Replica(

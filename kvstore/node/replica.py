@@ -42,8 +42,19 @@ class Replica:
     """The store, guarded by clock and ownership, with its commits gathered by loop turn."""
 
     __slots__ = (
-        "_clock", "_counters", "_durable", "_durable_synced", "_local", "_local_synced", "_marked", "_number",
-        "_owned", "_store", "_turn", "durability",
+        "_clock",
+        "_counters",
+        "_durable",
+        "_durable_synced",
+        "_local",
+        "_local_synced",
+        "_marked",
+        "_number",
+        "_owned",
+        "_store",
+        "_synced",
+        "_turn",
+        "durability",
     )  # fmt: skip
 
     def __init__(
@@ -67,6 +78,7 @@ class Replica:
         self._local: list[tuple[Answering, int]] = []
         self._local_synced: list[tuple[Answering, int]] = []
         self._marked = False
+        self._synced = int(Durability.MEMORY if durability is Durability.MEMORY else Durability.ALWAYS)
         self.durability = durability
         """What an answer means for the disk when the caller asks for nothing more."""
 
@@ -126,7 +138,7 @@ class Replica:
                 statuses.append(apply(skey, record, now_ms, repair=repair))
         if highest:
             self._clock.observe(Version(int.from_bytes(highest, "big")), now_ms)
-        level = int(Durability.ALWAYS) if sync else int(self.durability)
+        level = self._synced if sync else int(self.durability)
 
         def durable(failure: BaseException | None) -> None:
             if failure is None:
@@ -153,7 +165,7 @@ class Replica:
             self._commit_one(self._local, self._durable, int(self.durability), sync=False)
             self._local, self._durable = [], []
         if self._local_synced or self._durable_synced:
-            self._commit_one(self._local_synced, self._durable_synced, int(Durability.ALWAYS), sync=True)
+            self._commit_one(self._local_synced, self._durable_synced, self._synced, sync=True)
             self._local_synced, self._durable_synced = [], []
 
     def _commit_one(

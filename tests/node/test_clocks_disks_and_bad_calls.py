@@ -41,7 +41,9 @@ async def with_moved_clock(three: Nodes) -> MovedClock:
     await three.local.start(THREE, clock=clock)
     for number in (1, 2, 3):
         await three.until_linked(number, 2)
-    await asyncio.sleep(0.05)  # the first probes have told the offsets
+    async with asyncio.timeout(5):
+        while len(three.local.nodes[THREE]._guard._peers) < 2:  # until the first probes are answered
+            await asyncio.sleep(0.01)
     return clock
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,11 @@ from raw_nodes import OPERATION, Nodes, running
 
 import kvstore
 from kvstore import errors
-from kvstore.types import NodeId
+from kvstore.config import load
+from kvstore.io.disk import SystemFiles
+from kvstore.server import first_start
+from kvstore.storage import identity as identities
+from kvstore.types import Durability, NodeId
 
 pytestmark = pytest.mark.slow
 
@@ -197,3 +202,24 @@ async def test_a_directory_in_use_and_a_port_in_use_are_told_by_name(three: Node
     squatter.close()
     assert isinstance(caught.value.exceptions[0], errors.PortInUse)
     assert str(info.client_port) in str(caught.value.exceptions[0])
+
+
+async def test_the_memory_engine_promises_no_disk(tmp_path: Path) -> None:
+    async with running(tmp_path, 1) as nodes:
+        await nodes.local.stop(ONE)
+        await nodes.local.start(ONE, engine="memory")
+        raw = await nodes.connect(1)
+        for options in ({}, {"d": "always"}):
+            receipt = await raw.call("put", b"k", b"v", OPERATION, options)
+            assert receipt[4] == Durability.MEMORY
+
+
+async def test_a_node_alone_may_move_to_another_port(tmp_path: Path, free_port: Callable[[], int]) -> None:
+    directory = str(tmp_path / "alone")
+    for epoch in (1, 2):
+        config = load(flags={"data_dir": directory, "client_port": free_port(), "peer_port": free_port()})
+        first_start(config)
+        topology = identities.load_topology(SystemFiles(), directory)
+        assert topology is not None
+        assert topology.nodes[0].client_port == config.listen.client_port
+        assert topology.epoch == epoch

@@ -1,0 +1,39 @@
+"""Where a cluster is: `kv://host[:port][,host[:port]...]`, or several such."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from urllib.parse import urlsplit
+
+from kvstore import errors
+
+DEFAULT_PORT = 7401
+_SHAPE = "kv://host:port[,host:port...]"
+
+
+def addresses_of(url: str | Sequence[str]) -> list[str]:
+    """`host:port` each, in the given order, each once. Raises errors.BadOption."""
+    found: list[str] = []
+    for each in [url] if isinstance(url, str) else url:
+        scheme, marker, rest = each.partition("://") if isinstance(each, str) else ("", "", "")
+        if not marker or scheme != "kv":
+            raise errors.BadOption(option="url", given=repr(each)[:200], allowed=_SHAPE)
+        for part in rest.rstrip("/").split(","):
+            address = _address(part)
+            if address is None:
+                raise errors.BadOption(option="url", given=repr(each)[:200], allowed=_SHAPE)
+            found.append(address)
+    if not found:
+        raise errors.BadOption(option="url", given="nothing", allowed=_SHAPE)
+    return list(dict.fromkeys(found))
+
+
+def _address(part: str) -> str | None:
+    try:
+        split = urlsplit(f"//{part}")
+        host, port = split.hostname, split.port
+    except ValueError:
+        return None
+    if not host or split.username is not None or split.path or split.query or split.fragment or port == 0:
+        return None
+    return f"[{host}]:{port or DEFAULT_PORT}" if ":" in host else f"{host}:{port or DEFAULT_PORT}"
