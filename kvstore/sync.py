@@ -190,7 +190,7 @@ class Client:
 
     def put_many(
         self,
-        items: Mapping[Key, Any],
+        items: Mapping[str, Any] | Mapping[bytes, Any] | Mapping[Key, Any],
         *,
         ttl: float | None = None,
         expires_at: float | datetime | None = None,

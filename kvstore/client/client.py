@@ -238,7 +238,7 @@ class Client:
 
     async def put_many(
         self,
-        items: Mapping[Key, Any],
+        items: Mapping[str, Any] | Mapping[bytes, Any] | Mapping[Key, Any],
         *,
         ttl: float | None = None,
         expires_at: float | datetime | None = None,
@@ -252,8 +252,8 @@ class Client:
         Raises errors.BatchFailed when some keys failed; it says which, and the others are done.
         """
         terms = self._terms
-        asked = [(key, key_bytes(key)) for key in items]
-        data = {raw: steps.encoded(self._codec, items[key]) for key, raw in asked}
+        asked: list[tuple[Key, bytes]] = [(key, key_bytes(key)) for key in items]
+        data = {key_bytes(key): steps.encoded(self._codec, value) for key, value in items.items()}
         options = terms.write(consistency, w, durability) | terms.ends(ttl, expires_at)
         operation = terms.operation()
         request = Request(

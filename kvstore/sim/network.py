@@ -157,7 +157,7 @@ class Transport:
     def receive(self, item: Any) -> None:
         """Something arrived; it is handed over as a callback of the receiving process."""
         if item is _CLOSE or item is _RESET:
-            self._closing = True
+            # Not closing yet: a process that stands still first meets what arrived before the end.
             error = (
                 None if item is _CLOSE else ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
             )

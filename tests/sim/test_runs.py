@@ -102,6 +102,13 @@ def test_a_request_held_up_past_its_deadline_does_not_undo_what_came_after() -> 
     assert dropped >= 1
 
 
+def test_without_that_rule_the_held_up_request_does_undo_it(monkeypatch: Patch) -> None:
+    """The negative control of the test above: the rule is switched off in the node."""
+    monkeypatch.setattr(service, "_DEADLINE_AT", {})
+    value, _ = run(held_up_in_a_paused_node())
+    assert value == b"held up"
+
+
 # --- negative controls: each breaks one rule and must be convicted ----------------------------
 
 
@@ -168,11 +175,6 @@ def an_indefinite_failure_told_as_definite(patch: Patch) -> None:
     patch.setattr(writing.WriteDecision, "failure", lambda _self: refusal)
 
 
-def late_requests_are_done(patch: Patch) -> None:
-    """Rule: a request past its deadline is dropped."""
-    patch.setattr(service, "_DEADLINE_AT", {})
-
-
 def a_lost_quorum_counts_as_reached(patch: Patch) -> None:
     """Rule: a write that too few replicas took is not acknowledged."""
     honest = quorum.Tally.fail
@@ -192,7 +194,6 @@ CONTROLS: list[tuple[Callable[[Patch], None], tuple[str, ...], int, tuple[str, .
     (expired_dropped_outright, ("crash",), 3, ("back",)),
     (whatever_comes_last_is_taken, ("slow", "halves", "pause"), 6, ("back", "lost", "vanished")),
     (an_indefinite_failure_told_as_definite, ("halves", "stall", "one_way"), 20, ("refused",)),
-    (late_requests_are_done, ("pause", "isolate", "slow"), 40, ("undead", "zombie")),
     (a_lost_quorum_counts_as_reached, ("crash", "halves", "disk_full"), 20, ("back", "lost", "vanished")),
 ]
 """The broken rule, the faults that show it, the most seeds it may take, and what it is convicted of."""
