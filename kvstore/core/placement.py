@@ -10,8 +10,10 @@ Rules kept here:
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import permutations
 
 from kvstore.core.topology import NodeInfo
 from kvstore.types import NodeId
@@ -69,6 +71,7 @@ class _Table:
         known = set(self.zone)
         rows = current or tuple(() for _ in range(partitions))
         self.rows = [[n for n in row if n in known][:copies] for row in rows]
+        self.before = [frozenset(row) for row in self.rows]
         weights = sum(node.weight for node in self.nodes)
         self.share = {n.number: min(partitions, partitions * copies * n.weight / weights) for n in self.nodes}
         self.have = dict.fromkeys(self.zone, 0)
@@ -88,43 +91,78 @@ class _Table:
         return len({self.zone[n] for n in [*rest, number]}) >= min(before, self.zones_wanted)
 
     def fill(self) -> None:
-        """Give each row its missing owners: whoever is furthest below its share."""
+        """Give each row its missing owners: who lacks most, and is least often together with the others.
+
+        Mixing every node with every other matters when one leaves: its partitions can then go to
+        whoever has room, and nothing else needs to move.
+        """
+        together: Counter[tuple[NodeId, NodeId]] = Counter()
+        for row in self.rows:
+            together.update(permutations(row, 2))
         numbers = list(self.zone)
         for at, row in enumerate(self.rows):
             while len(row) < self.copies:
-                # Ties go around the ring, so that the first placement is a plain round robin.
-                turn = {n: (place - at) % len(numbers) for place, n in enumerate(numbers)}
                 able = [n for n in numbers if self._fits(row, n)] or [n for n in numbers if n not in row]
-                best = max(
-                    able,
-                    key=lambda n: (
-                        self.share[n] - self.have[n] >= 0,
-                        (self.share[n] - self.have[n]) / max(self.share[n], 1),
-                        -turn[n],
-                    ),
+                missing = {n: self.share[n] - self.have[n] for n in able}
+                most = max(missing.values())
+                # Ties go around the ring, so that the first placement begins as a plain round robin.
+                turn = {n: (place - at) % len(numbers) for place, n in enumerate(numbers)}
+                best = min(
+                    (n for n in able if missing[n] > most - 1),
+                    key=lambda n: (sum(together[n, other] for other in row), turn[n]),
                 )
+                for other in row:
+                    together[best, other] += 1
+                    together[other, best] += 1
                 row.append(best)
                 self.have[best] += 1
 
     def balance(self) -> None:
-        """Move partitions from who has too many to who has too few, while that helps."""
-        moved = True
-        while moved:
-            moved = False
-            by_need = sorted(self.zone, key=lambda n: (self.have[n] - self.share[n], n))
-            for low in by_need:
-                for high in reversed(by_need):
-                    if self.have[high] - self.share[high] - (self.have[low] - self.share[low]) <= 1:
-                        break
-                    row = next((r for r in self.rows if high in r and self._fits(r, low, high)), None)
-                    if row is not None:
-                        row[row.index(high)] = low
-                        self.have[high] -= 1
-                        self.have[low] += 1
-                        moved = True
-                        break
-                if moved:
-                    break
+        """Even the shares out, first among what is new to its owner anyway, then with real moves."""
+        for new_only in (True, False):
+            while self._relieve(new_only=new_only):
+                pass
+
+    def _relieve(self, *, new_only: bool) -> bool:
+        """Shift one partition from who has too many to who has too few, over others if need be.
+
+        Breadth first, so that the shortest chain is taken: each step of it is a move.
+        """
+        over = {number: self.have[number] - self.share[number] for number in self.zone}
+        for high in sorted(over, key=lambda n: (-over[n], n)):
+            came_from: dict[NodeId, tuple[NodeId, int]] = {}
+            frontier = [high]
+            for giver in frontier:
+                for taker in self.zone:
+                    if taker == high or taker in came_from:
+                        continue
+                    at = self._row_to_give(giver, taker, new_only=new_only)
+                    if at is None:
+                        continue
+                    came_from[taker] = (giver, at)
+                    frontier.append(taker)
+                    if over[high] - over[taker] > 1:
+                        self._shift(high, taker, came_from)
+                        return True
+        return False
+
+    def _row_to_give(self, giver: NodeId, taker: NodeId, *, new_only: bool) -> int | None:
+        """A row in which `taker` may take the place of `giver`."""
+        for at, row in enumerate(self.rows):
+            if giver in row and not (new_only and giver in self.before[at]) and self._fits(row, taker, giver):
+                return at
+        return None
+
+    def _shift(self, high: NodeId, low: NodeId, came_from: dict[NodeId, tuple[NodeId, int]]) -> None:
+        """Move one partition along each step of the chain from `high` to `low`."""
+        self.have[high] -= 1
+        self.have[low] += 1
+        taker = low
+        while taker != high:
+            giver, at = came_from[taker]
+            row = self.rows[at]
+            row[row.index(giver)] = taker
+            taker = giver
 
     def ordered(self) -> Owners:
         """Choose who comes first, so that first places are shared like partitions are; moves no data."""

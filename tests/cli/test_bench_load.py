@@ -70,7 +70,7 @@ async def test_throughput_and_latency_are_those_of_the_store() -> None:
     both = tally.latency[GET]
     both.add(tally.latency[PUT])
     assert tally.inside / run.window_s == pytest.approx(1_000_000 / both.mean, rel=0.15)
-    assert both.quantile(0.0) >= 4_900
+    assert both.quantile(0.0) >= 3_900, "uvloop's timers count whole milliseconds"
 
 
 async def test_what_began_during_warm_up_is_not_counted() -> None:

@@ -182,6 +182,17 @@ def test_a_read_returns_the_newest_counted_answer_and_enough_replicas_hold_it(
     assert set(decision.answered) | set(decision.missing) == set(nodes)
 
 
+def test_a_repair_nobody_asked_for_and_a_second_answer_change_nothing() -> None:
+    decision = ReadDecision(NODES[:3], 2, 2)
+    assert decision.repaired(NODES[0]) is Verdict.PENDING
+    decision.answer(NODES[0], record(1))
+    assert decision.answer(NODES[0], record(9)) is Verdict.PENDING
+    assert decision.newest == record(1)
+    decision.answer(NODES[1], record(2))
+    assert decision.repairs() == (NODES[0],)
+    assert decision.repaired(NODES[0]) is Verdict.REACHED
+
+
 def test_a_read_is_lost_when_its_level_or_its_repair_cannot_be_had() -> None:
     decision = ReadDecision(NODES[:3], 2, 2)
     decision.fail(NODES[0])
