@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import permutations
 
-from kvstore.core.topology import NodeInfo
+from kvstore.core.member import NodeInfo
 from kvstore.types import NodeId
 
 Owners = tuple[tuple[NodeId, ...], ...]

@@ -13,23 +13,11 @@ from typing import Any
 from kvstore import errors, limits
 from kvstore.core import ring
 from kvstore.core.hashing import slot_of
+from kvstore.core.member import NodeInfo as NodeInfo
+from kvstore.core.placement import place
 from kvstore.types import Epoch, NodeId, Partition
 
 VOTERS = 5
-
-
-@dataclass(frozen=True, slots=True)
-class NodeInfo:
-    """One member. `uuid` is who it is, the addresses are where it is now."""
-
-    number: NodeId
-    uuid: str
-    name: str
-    host: str
-    client_port: int
-    peer_port: int
-    zone: str = ""
-    weight: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +48,6 @@ class Topology:
         replicas: int = limits.REPLICAS,
     ) -> Topology:
         """The first topology of a cluster. Raises errors.BadOption."""
-        from kvstore.core.placement import place  # noqa: PLC0415  placement needs NodeInfo
-
         ring.check_partitions(partitions)
         members = tuple(sorted(nodes, key=lambda node: node.number))
         placed = place(members, partitions=partitions, replicas=replicas)
