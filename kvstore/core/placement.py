@@ -72,6 +72,10 @@ class _Table:
         rows = current or tuple(() for _ in range(partitions))
         self.rows = [[n for n in row if n in known][:copies] for row in rows]
         self.before = [frozenset(row) for row in self.rows]
+        self.together: Counter[tuple[NodeId, NodeId]] = Counter()
+        """How many rows two nodes share."""
+        for row in self.rows:
+            self.together.update(permutations(row, 2))
         weights = sum(node.weight for node in self.nodes)
         self.share = {n.number: min(partitions, partitions * copies * n.weight / weights) for n in self.nodes}
         self.have = dict.fromkeys(self.zone, 0)
@@ -96,9 +100,7 @@ class _Table:
         Mixing every node with every other matters when one leaves: its partitions can then go to
         whoever has room, and nothing else needs to move.
         """
-        together: Counter[tuple[NodeId, NodeId]] = Counter()
-        for row in self.rows:
-            together.update(permutations(row, 2))
+        together = self.together
         numbers = list(self.zone)
         for at, row in enumerate(self.rows):
             while len(row) < self.copies:
@@ -133,7 +135,7 @@ class _Table:
             came_from: dict[NodeId, tuple[NodeId, int]] = {}
             frontier = [high]
             for giver in frontier:
-                for taker in self.zone:
+                for taker in sorted(over, key=lambda n: (over[n], n)):
                     if taker == high or taker in came_from:
                         continue
                     at = self._row_to_give(giver, taker, new_only=new_only)
@@ -147,11 +149,18 @@ class _Table:
         return False
 
     def _row_to_give(self, giver: NodeId, taker: NodeId, *, new_only: bool) -> int | None:
-        """A row in which `taker` may take the place of `giver`."""
-        for at, row in enumerate(self.rows):
-            if giver in row and not (new_only and giver in self.before[at]) and self._fits(row, taker, giver):
-                return at
-        return None
+        """A row in which `taker` may take the place of `giver`; the one that mixes the nodes best."""
+        able = (
+            at
+            for at, row in enumerate(self.rows)
+            if giver in row and not (new_only and giver in self.before[at]) and self._fits(row, taker, giver)
+        )
+        together = self.together
+        return min(
+            able,
+            key=lambda at: sum(together[taker, n] - together[giver, n] for n in self.rows[at] if n != giver),
+            default=None,
+        )
 
     def _shift(self, high: NodeId, low: NodeId, came_from: dict[NodeId, tuple[NodeId, int]]) -> None:
         """Move one partition along each step of the chain from `high` to `low`."""
@@ -161,6 +170,10 @@ class _Table:
         while taker != high:
             giver, at = came_from[taker]
             row = self.rows[at]
+            for other in row:
+                if other != giver:
+                    self.together.subtract([(giver, other), (other, giver)])
+                    self.together.update([(taker, other), (other, taker)])
             row[row.index(giver)] = taker
             taker = giver
 

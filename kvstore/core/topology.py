@@ -13,10 +13,11 @@ from typing import Any
 from kvstore import errors, limits
 from kvstore.core import ring
 from kvstore.core.hashing import slot_of
-from kvstore.core.member import NodeInfo as NodeInfo
+from kvstore.core.member import NodeInfo
 from kvstore.core.placement import place
 from kvstore.types import Epoch, NodeId, Partition
 
+__all__ = ["NodeInfo", "Topology"]
 VOTERS = 5
 
 

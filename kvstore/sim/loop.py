@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import gc
 import selectors
+import sys
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, NoReturn, TypeVar
 
@@ -134,6 +136,17 @@ def _owner(context: contextvars.Context | None) -> Incarnation | None:
 
 def run(main: Coroutine[Any, Any, _T]) -> _T:
     """Run `main` to its end in simulated time; what it left behind is dropped without a word."""
+    # Coroutines of crashed processes are dropped in the middle of things. What they say then is of no
+    # interest, and must be said now, not in the middle of somebody else's work.
+    before, sys.unraisablehook = sys.unraisablehook, lambda _unraisable: None
+    try:
+        return _run(main)
+    finally:
+        gc.collect()
+        sys.unraisablehook = before
+
+
+def _run(main: Coroutine[Any, Any, _T]) -> _T:
     loop = SimLoop()
     try:
         return loop.run_until_complete(main)

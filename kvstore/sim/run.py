@@ -8,11 +8,7 @@ A run is (commit, seed): everything else is drawn from the seed.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import gc
 import random
-import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from kvstore.client.client import Client
@@ -56,21 +52,7 @@ class Outcome:
 
 def simulate(seed: int, shape: Shape | None = None, *, keep_trace: bool = False) -> Outcome:
     """Run one seed to its verdict."""
-    with _quiet_end():
-        outcome = run_loop(_main(seed, shape or Shape(), keep_trace=keep_trace))
-        gc.collect()
-    return outcome
-
-
-@contextlib.contextmanager
-def _quiet_end() -> Iterator[None]:
-    """Coroutines of crashed processes are dropped in the middle; what they say then is of no interest."""
-    before = sys.unraisablehook
-    sys.unraisablehook = lambda _unraisable: None
-    try:
-        yield
-    finally:
-        sys.unraisablehook = before
+    return run_loop(_main(seed, shape or Shape(), keep_trace=keep_trace))
 
 
 async def _main(seed: int, shape: Shape, *, keep_trace: bool) -> Outcome:
