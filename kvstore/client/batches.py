@@ -2,8 +2,9 @@
 
 Rules kept here:
 - one deadline for the whole call, however many requests it takes;
-- a request holds at most BATCH_KEYS_MAX keys and BYTES_MAX of keys and values, and less in each further
-  round: what did not fit at once fits in parts;
+- a request holds at most BATCH_KEYS_MAX keys and BYTES_MAX of keys and values, and an eighth of that many
+  keys after each round in which a request broke as a whole: an answer that did not fit in a frame fits in
+  parts;
 - each key has its own outcome. One that may be tried again is, at the next best node; once one of its
   tries was indefinite the key's outcome is, whatever later tries say;
 - a round in which some keys were done costs no attempt: it was progress.
@@ -56,6 +57,8 @@ class Batch:
         self._timeout = timeout
         self._deadline = asyncio.get_running_loop().time() + timeout
         self._dice = dice
+        self._keys_max = limits.BATCH_KEYS_MAX
+        self._broke = False
         self._again: dict[bytes, errors.KVError] = {}
         self._doubts: dict[bytes, errors.KVError] = {}
         self._tries: dict[bytes, int] = {}
@@ -69,8 +72,11 @@ class Batch:
         for round_number in range(len(keys) + ROUNDS_MAX):
             before = len(self.done)
             reasons, self._again = self._again, {}
+            self._broke = False
             await self._round(list(self._pieces(left, round_number)), reasons)
             left = list(self._again)
+            if self._broke:
+                self._keys_max = max(self._keys_max >> 3, 1)
             wasted += len(self.done) == before
             if not left or wasted >= ROUNDS_MAX:
                 break
@@ -86,7 +92,6 @@ class Batch:
 
     def _pieces(self, keys: Sequence[bytes], round_number: int) -> Iterator[tuple[str, list[bytes]]]:
         """Keys that go to one node together, and its address."""
-        keys_max = max(limits.BATCH_KEYS_MAX >> 3 * min(round_number, 4), 1)
         candidates, sizes = self._caller.nodes.candidates, self._request.sizes
         groups: dict[str, list[bytes]] = {}
         for key in keys:
@@ -97,7 +102,7 @@ class Batch:
             filled = 0
             for key in group:
                 size = sizes.get(key, len(key))
-                if piece and (len(piece) >= keys_max or filled + size > BYTES_MAX):
+                if piece and (len(piece) >= self._keys_max or filled + size > BYTES_MAX):
                     yield address, piece
                     piece, filled = [], 0
                 piece.append(key)
@@ -136,6 +141,7 @@ class Batch:
                 attempts_max=_CALL_ATTEMPTS,
             )
         except errors.KVError as error:
+            self._broke = self._broke or isinstance(error, errors.ConnectionLost)
             for key in keys:
                 self._failed(key, error)
             return

@@ -31,6 +31,7 @@ Params = Callable[[int], Sequence[Any]]
 ATTEMPTS_MAX = 8
 _TRY_PART = 0.4
 _TRY_S_MIN = 0.25
+_SILENCE = (errors.CannotConnect, errors.ConnectionLost, errors.DeadlineExceeded)
 _MARGIN_PART, _MARGIN_S_MAX = 0.1, 0.05
 
 
@@ -54,8 +55,8 @@ class _Tries:
 
     def note(self, error: errors.KVError) -> None:
         """A try failed."""
-        # What a node says tells more than that another one cannot be reached.
-        if self.last is None or not isinstance(error, errors.CannotConnect):
+        # What a node says tells more than that another one says nothing.
+        if self.last is None or isinstance(self.last, _SILENCE) or not isinstance(error, _SILENCE):
             self.last = error
         if self.writes and not error.definite and self.unresolved is None:
             self.unresolved = error
@@ -171,7 +172,7 @@ class Caller:
                 await connection.room()
                 heard = connection.received
                 margin = min(seconds * _MARGIN_PART, _MARGIN_S_MAX)
-                request = params(max(int((seconds - margin) * 1000), 1))
+                request = params(max(round((seconds - margin) * 1000), 1))
                 if request:  # a question about the node itself has no params, and is never void
                     request = (*request, connection.void_after(seconds))
                 result = await connection.call(method, request)

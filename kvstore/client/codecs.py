@@ -47,7 +47,10 @@ class TextCodec:
         """Raises errors.BadOption for anything but str."""
         if not isinstance(value, str):
             raise errors.BadOption(option="value", given=type(value).__name__, allowed="str")
-        return value.encode()
+        try:
+            return value.encode()
+        except UnicodeEncodeError as error:
+            raise errors.BadOption(option="value", given=str(error), allowed="text that is UTF-8") from None
 
     def decode(self, data: bytes) -> str:
         """Raises errors.BadOption when the stored bytes are not UTF-8."""
