@@ -30,9 +30,10 @@ from kvstore.storage.memtable import Memtable
 STEP_RECORDS = 256
 STEP_BYTES = 1 << 20
 """One step on the loop: 0.1 to 0.3 ms, or one large value."""
-SLICE_RECORDS = 8_192
-SLICE_BYTES = 8 << 20
-"""One transaction. It bounds the pages the engine keeps in memory until they are written."""
+SLICE_RECORDS = 512
+SLICE_BYTES = 2 << 20
+"""One transaction. It bounds the pages the engine keeps in memory until they are written, and, what counts
+more, how many of them one sync writes while the log waits for the same disk."""
 
 _Chunk = tuple[list[bytes], list[tuple[bytes, bytes]]]
 """What one step does: expiry keys to retire, records to put."""
