@@ -301,3 +301,19 @@ async def test_the_nodes_clock_is_learned_again_now_and_then(
     monkeypatch.setattr("kvstore.client.node_clock.COMPARE_EVERY_S", 0.0)
     connection.void_after(1.0)
     await until(lambda: node.asked("ping") == 1)
+
+
+async def test_what_a_cancelled_call_leaves_behind_is_forgotten_though_no_answer_comes(
+    node: ScriptedNode, connection: Connection
+) -> None:
+    node.always["echo"] = HANG
+    loop = asyncio.get_running_loop()
+    tasks = [loop.create_task(connection.call("echo", (b"x",))) for _ in range(limits.CLIENT_IN_FLIGHT_MAX)]
+    late = loop.create_task(connection.call("last", (b"x",)))
+    node.always["last"] = "done"
+    await until(lambda: node.asked("echo") == limits.CLIENT_IN_FLIGHT_MAX)
+    assert not late.done()
+    for task in tasks:
+        task.cancel()
+    assert await asyncio.wait_for(late, 1) == "done"
+    assert not connection._pending

@@ -295,3 +295,51 @@ async def test_a_cancelled_call_is_forgotten_and_the_connection_stays(
     assert entry is not None
     assert entry.receipt.attempts == 1
     assert first.accepted == accepted
+
+
+async def test_a_silent_connection_is_given_up_and_a_fresh_one_tried(
+    cluster: ScriptedCluster, connect: Connect
+) -> None:
+    """Its other end may be gone for ever, or cut off; TCP would take a quarter of an hour to say so."""
+    kv = await connect()
+    await kv.put(KEY, b"v")
+    first = cluster.owners(RAW)[0]
+    accepted = first.accepted
+    first.acts["get"].append(HANG)
+    assert (await kv.get(KEY, timeout=0.5)).receipt.attempts == 2  # type: ignore[union-attr]
+    kv._nodes.worked(first.address)
+    entry = await kv.get(KEY)
+    assert entry is not None
+    assert entry.receipt.coordinator == first.number
+    assert first.accepted == accepted + 1
+
+
+async def test_a_connection_on_which_others_get_answers_is_kept(
+    cluster: ScriptedCluster, connect: Connect
+) -> None:
+    kv = await connect()
+    await kv.put(KEY, b"v")
+    first = cluster.owners(RAW)[0]
+    accepted = first.accepted
+    first.acts["get"].append(HANG)
+    slow = asyncio.get_running_loop().create_task(kv.get(KEY, timeout=0.5))
+    while not slow.done():
+        kv._nodes.worked(first.address)
+        await kv.put(KEY, b"v")
+        await asyncio.sleep(0.01)
+    assert (await slow).receipt.attempts == 2  # type: ignore[union-attr]
+    assert first.accepted == accepted
+
+
+async def test_when_the_pause_is_over_one_call_finds_out_for_all(
+    cluster: ScriptedCluster, connect: Connect
+) -> None:
+    kv = await connect()
+    await kv.put(KEY, b"v")
+    first = cluster.owners(RAW)[0]
+    kv._nodes._failures[first.address] = (6, 0.0)  # it failed often, and the last pause has passed
+    first.always["get"] = HANG
+    async with asyncio.TaskGroup() as tasks:
+        for _ in range(50):
+            tasks.create_task(kv.get(KEY, timeout=0.6))
+    assert first.asked("get") == 1

@@ -13,6 +13,7 @@ from kvstore import errors
 from kvstore.client.urls import addresses_of
 from kvstore.core.topology import Topology
 from kvstore.types import NodeId
+from kvstore.wire import codec
 
 
 async def settled() -> None:
@@ -107,6 +108,23 @@ async def test_a_cancelled_call_does_not_cancel_those_that_wait_for_the_same_con
     receipts = [await asyncio.wait_for(task, 1) for task in waiting]
     assert all(receipt.attempts == 2 for receipt in receipts)
     assert hello["node"] == 2
+
+
+async def test_who_waits_for_a_connection_may_be_cancelled_alone(
+    cluster: ScriptedCluster, connect: Connect
+) -> None:
+    kv = await connect(f"kv://{cluster.nodes[1].address}")
+    second, key = cluster.nodes[2], cluster.key_of(2)
+    packer = codec.Packer()
+    second.acts["hello"].append(HANG)
+    loop = asyncio.get_running_loop()
+    calls = [loop.create_task(kv.put(key, b"v")) for _ in range(3)]
+    await settled()
+    calls[1].cancel()
+    await settled()
+    second.links[0].transport.write(packer.response(1, second.serve("hello", ())))
+    assert [(await asyncio.wait_for(calls[i], 1)).coordinator for i in (0, 2)] == [2, 2]
+    assert second.accepted == 1
 
 
 async def test_a_node_that_failed_is_left_alone_and_found_again(
