@@ -41,11 +41,11 @@ class KVError(Exception):
     template: ClassVar[str] = "{message}"
     remedy: ClassVar[str] = ""
 
-    def __init__(self, **fields: Any) -> None:
+    def __init__(self, /, **fields: Any) -> None:
         self.fields: dict[str, Any] = fields
         try:
             sentence = self.template.format_map(fields)
-        except (KeyError, IndexError, ValueError):  # fields from another version of ourselves
+        except (KeyError, IndexError, ValueError, RecursionError):  # fields from another version of ourselves
             sentence = str(fields.get("message", self.name))
         super().__init__(sentence)
 
@@ -525,4 +525,6 @@ def from_wire(error: object) -> KVError:
             kind = BY_NAME.get(name, Unresolved)
             return kind(**{"message": message, **{str(k): v for k, v in fields.items()}})
         case _:
-            return Unresolved(message=f"the peer answered with an error we cannot read: {error!r:.200}")
+            return Unresolved(
+                message=f"the peer answered with an error we cannot read ({type(error).__name__})"
+            )

@@ -140,6 +140,30 @@ def test_a_peers_answer_of_any_shape_is_checked_or_none(result: Any, count: int)
     messages.decode_peer_records(answered(result), count)
 
 
+@given(anything)
+def test_an_error_of_any_shape_becomes_an_error_of_ours(plain: Any) -> None:
+    assert isinstance(errors.from_wire(answered(plain)), errors.KVError)
+
+
+@given(
+    st.sampled_from(errors.ALL),
+    st.dictionaries(st.sampled_from(["self", "message", "length", "maximum", "cls", "x"]), anything),
+)
+def test_the_fields_of_an_error_may_be_any(kind: type[errors.KVError], fields: dict[str, Any]) -> None:
+    error = errors.from_wire((kind.name, "what happened", fields))
+    assert type(error) is kind
+    assert isinstance(error.message, str)
+
+
+def test_an_error_that_is_a_nest_is_no_recursion() -> None:
+    for plain in (deep(900), ("bad_key", "m", {"length": deep(900), "maximum": 1})):
+        assert isinstance(_at_depth(600, plain), errors.KVError)
+
+
+def _at_depth(frames: int, plain: Any) -> errors.KVError:
+    return errors.from_wire(plain) if frames == 0 else _at_depth(frames - 1, plain)
+
+
 WRONG_ANSWERS: list[tuple[Callable[[Any], Any], Any]] = [
     (results.decode_receipt, (1, 1, (1,), 0, 9, ())),
     (results.decode_receipt, (1, 1, (1,), 0, 3)),
