@@ -57,10 +57,10 @@ cover: $(VENV)/.tools ## branch coverage, with the floors below which it fails
 	@# The one left out asserts what a process has loaded, and coverage loads things of its own.
 	$(PYTEST) -n 2 --dist loadgroup --cov --cov-report= $(ARGS) \
 	    --deselect tests/cli/test_kv_help.py::test_get_loads_nothing_it_does_not_need
-	$(BIN)/coverage report --fail-under=85
-	$(BIN)/coverage report --include='kvstore/core/*' --fail-under=100
-	$(BIN)/coverage report --include='kvstore/wire/*' --fail-under=95
-	$(BIN)/coverage report --include='kvstore/storage/*' --fail-under=95
+	@# Never lowered. One figure cannot say that core and wire are whole, so each floor has its own.
+	$(BIN)/coverage report --fail-under=92
+	$(BIN)/coverage report --include='kvstore/core/*,kvstore/wire/*' --fail-under=100
+	$(BIN)/coverage report --include='kvstore/storage/*,kvstore/client/*' --fail-under=98
 
 .PHONY: bench
 bench: $(VENV)/.tools ## our cluster beside etcd and Redis, when they are installed
