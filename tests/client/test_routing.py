@@ -315,3 +315,19 @@ def test_urls(url: Any, addresses: list[str]) -> None:
 def test_a_wrong_url_is_refused(url: Any) -> None:
     with pytest.raises(errors.BadOption, match="kv://host:port"):
         addresses_of(url)
+
+
+async def test_a_connection_that_comes_after_close_is_not_kept(
+    cluster: ScriptedCluster, connect: Connect
+) -> None:
+    kv = await connect(f"kv://{cluster.nodes[1].address}")
+    second = cluster.nodes[2]
+    second.acts["hello"].append(HANG)
+    call = asyncio.get_running_loop().create_task(kv.put(cluster.key_of(2), b"v", timeout=1))
+    await settled()
+    await kv.close()
+    second.links[0].transport.write(codec.Packer().response(1, second.serve("hello", ())))
+    with pytest.raises(errors.CannotConnect, match="closed"):
+        await call
+    await settled()
+    assert not second.links
