@@ -10,11 +10,14 @@ from kvstore import errors
 from kvstore.api import connect, local_cluster
 from kvstore.client.client import Client
 from kvstore.client.codecs import Codec
+from kvstore.client.locks import Lock
 from kvstore.client.receipt import Entry, Location, Receipt
+from kvstore.client.registers import Applied, NotApplied
 from kvstore.errors import KVError, Refused, Unresolved
-from kvstore.types import Consistency, Durability
+from kvstore.types import Consistency, Durability, Operation
 
 __all__ = [
+    "Applied",
     "Client",
     "Codec",
     "Consistency",
@@ -22,6 +25,9 @@ __all__ = [
     "Entry",
     "KVError",
     "Location",
+    "Lock",
+    "NotApplied",
+    "Operation",
     "Receipt",
     "Refused",
     "Unresolved",

@@ -6,12 +6,13 @@
         ProtocolError      the bytes are wrong: Malformed FrameTooLarge UnknownMethod
                            ProtocolMismatch WrongCluster HelloRequired AuthFailed
         NotNow             try again, perhaps elsewhere: Overloaded NotReady TooLate Unavailable
-                           DiskFull ClockSkew StaleEpoch CannotConnect
-        Unsupported NeedsRegister Conflict
+                           DiskFull ClockSkew ClockUnknown StaleEpoch CannotConnect
+                           NoMajority Contended
+        Unsupported NeedsRegister Conflict UnsafeRegisters NotANumber Cancelled LockTaken NotACounter
         StartError         a node cannot start: ConfigInvalid PortInUse DataDirInUse
                            DataDirForeign DataDirFormat DataDirUnusable CorruptLog
       Unresolved         indefinite: it may have happened, or may yet
-        QuorumTimeout DeadlineExceeded ConnectionLost Crashed DamagedRecord BatchFailed
+        QuorumTimeout DeadlineExceeded ConnectionLost Crashed DamagedRecord BatchFailed Forgotten
 
 An error is built from named fields and makes its own sentence from them, so that it says the
 same on both ends of a connection: the wire carries `[name, message, fields]`. When in doubt an
@@ -83,8 +84,13 @@ class Refused(KVError):
 
 
 class Unresolved(KVError):
-    """Indefinite: it may have happened, or may yet. Try again only what is safe to repeat."""
+    """Indefinite: it may have happened, or may yet. Try again only what is safe to repeat.
 
+    Of a linearizable change, `operation` names it: `await kv.resolve(error.operation)` makes it a fact.
+    """
+
+    operation: Any = None
+    """A `kvstore.Operation`, or None."""
     name = "unresolved"
     code = "KV-X02"
     http = 504
@@ -282,6 +288,17 @@ class Unavailable(NotNow):
     remedy = "kv status shows the nodes; start those that are down, or ask for a lower consistency"
 
 
+class NoMajority(NotNow):
+    """Fields: operation. No majority promised in time, so the change was never sent."""
+
+    name = "no_majority"
+    code = "KV-Q03"
+    resp = "CLUSTERDOWN"
+    exit_status = 5
+    template = "{operation}: no majority of the key's owners took part in time; nothing was changed"
+    remedy = "kv status shows the nodes; a longer --timeout waits for more rounds"
+
+
 class DiskFull(NotNow):
     """Fields: free, reserve."""
 
@@ -302,6 +319,15 @@ class ClockSkew(NotNow):
         "clocks disagree: a version is {ahead_ms} ms ahead of this node's clock, {maximum} ms are allowed"
     )
     remedy = "check time synchronisation (chrony, ntpd) on the nodes; reads go on meanwhile"
+
+
+class ClockUnknown(ClockSkew):
+    """No fields. Just started, and no peer's clock has been seen: ours may be anything."""
+
+    name = "clock_unknown"
+    code = "KV-T02"
+    template = "this node has just started and has not compared its clock with another node's yet"
+    remedy = "try again in a second, or another node"
 
 
 class StaleEpoch(NotNow):
@@ -355,6 +381,68 @@ class Conflict(Refused):
     exit_status = 6
     template = "the key changed meanwhile: expected {expected}, found {got}"
     remedy = "read again and repeat the change"
+
+
+class UnsafeRegisters(Refused):
+    """No fields. A node that could forget its promises takes no part in linearizable calls."""
+
+    name = "unsafe_registers"
+    code = "KV-R04"
+    http = 409
+    template = "linearizable calls need nodes that sync before they answer; this one does not"
+    remedy = 'set sync = "always" and the lmdb engine on every node, or unsafe_registers for tests'
+
+
+class NotANumber(Refused):
+    """Fields: key, found. An increment met a value that is no integer."""
+
+    name = "not_a_number"
+    code = "KV-R05"
+    http = 409
+    template = "{key} holds {found}, not an integer"
+    remedy = "increments work on keys that hold a decimal integer, or nothing"
+
+
+class NotACounter(Refused):
+    """No fields. `counter_add` met a value that was put there."""
+
+    name = "not_a_counter"
+    code = "KV-R10"
+    http = 409
+    template = "the key holds a value, not a counter"
+    remedy = "delete it first, or count under another key"
+
+
+class LockTaken(Refused):
+    """Fields: name, key, waited."""
+
+    name = "lock_taken"
+    code = "KV-R08"
+    http = 409
+    exit_status = 1
+    template = "lock {name} is held by somebody else; waited {waited}"
+    remedy = "wait longer; `kv ttl lock:NAME` shows when the lease ends if it is not renewed"
+
+
+class Contended(NotNow):
+    """Fields: key, timeout_ms. Others kept changing the key between our read and our compare-and-set."""
+
+    name = "contended"
+    code = "KV-R09"
+    http = 409
+    exit_status = 6
+    template = "{key} changed between every read and write within {timeout_ms} ms; nothing was changed"
+    remedy = "a longer --timeout, or a change that the node computes, such as incr"
+
+
+class Cancelled(Refused):
+    """Fields: operation. Somebody asked what became of it before it arrived; so it was ended."""
+
+    name = "cancelled"
+    code = "KV-R06"
+    http = 409
+    template = "operation {operation} was resolved as never applied before this try arrived"
+    remedy = "repeat the call as a new operation"
 
 
 # --- a node cannot start ----------------------------------------------------------------
@@ -491,6 +579,15 @@ class Crashed(Unresolved):
     http = 500
     template = "the node is going down: {reason}"
     remedy = "look at the node's log; another node answers meanwhile"
+
+
+class Forgotten(Unresolved):
+    """Fields: operation. A retry so late that the key's window no longer remembers the first try."""
+
+    name = "forgotten"
+    code = "KV-R07"
+    template = "nobody remembers any more whether operation {operation} was applied"
+    remedy = "read the key to see what holds; retry sooner, within the last 128 changes of the key"
 
 
 class BatchFailed(Unresolved):

@@ -71,6 +71,8 @@ OUTPUT_BYTES_MAX = 32 << 20
 # --- peers ---------------------------------------------------------------------------
 PEER_BATCH_RECORDS_MAX = 4_000
 """Records in one peer message; two array items each, so below ARRAY_ITEMS_MAX / 2."""
+PEER_BATCH_VOTES_MAX = 2_000
+"""Votes asked in one peer message; three array items each."""
 PEER_BATCH_BYTES_MAX = 2 << 20
 """Bytes at which a peer batch is closed and another one begun."""
 PEER_IN_FLIGHT_MAX = 1_024

@@ -25,7 +25,8 @@ from kvstore.io.log import node_log
 from kvstore.io.loop import new_event_loop, tune_for_serving
 from kvstore.io.net import free_ports
 from kvstore.io.worker import ThreadWorker
-from kvstore.node.node import Node, World
+from kvstore.node.node import Node
+from kvstore.node.parts import World
 from kvstore.ports import Clock
 from kvstore.storage import identity as identities
 from kvstore.storage.engine import Engine

@@ -7,7 +7,7 @@ name says otherwise; a `Version` is opaque to everything but `core.version`.
 from __future__ import annotations
 
 from enum import IntEnum, StrEnum
-from typing import NewType
+from typing import NamedTuple, NewType
 
 NodeId = NewType("NodeId", int)
 """A node's number in the topology, 0..1023. It is the low 10 bits of its versions."""
@@ -29,6 +29,24 @@ Millis = NewType("Millis", int)
 
 OperationId = NewType("OperationId", bytes)
 """16 bytes that name one client operation over all its tries; starts with the time of the first."""
+
+
+class Operation(NamedTuple):
+    """Names one change of one key, to ask later what became of it; `str()` and `parse` are inverse."""
+
+    key: bytes
+    id: OperationId
+
+    def __str__(self) -> str:
+        return f"{self.id.hex()}:{self.key.hex()}"
+
+    @classmethod
+    def parse(cls, text: str) -> Operation:
+        """Raises ValueError."""
+        operation, _, key = text.partition(":")
+        if len(operation) != 32 or not key:
+            raise ValueError(f"not an operation: {text!r}")
+        return cls(bytes.fromhex(key), OperationId(bytes.fromhex(operation)))
 
 
 class Kind(IntEnum):
@@ -80,3 +98,5 @@ class Applied(IntEnum):
     """Not stored: the replica does not own the key's partition in its topology."""
     FAILED = 7
     """Unknown: the replica could not write its log; it is going down."""
+    NEEDS_REGISTER = 8
+    """Not stored: the key is a register, or about to become one."""

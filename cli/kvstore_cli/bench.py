@@ -117,10 +117,10 @@ class WarmUp(Duration):
 @click.option("--seed", type=int, default=1, show_default=True, help="The same seed asks for the same keys.")
 @click.option(
     "--consistency",
-    type=click.Choice(("one", "quorum", "all")),
+    type=click.Choice(("one", "quorum", "all", "linearizable")),
     envvar="KV_CONSISTENCY",
     metavar="LEVEL",
-    help="one, quorum (the default) or all.",
+    help="one, quorum (the default), all or linearizable.",
 )
 @pass_session
 def bench(session: Session, /, *, processes: int, **given: Any) -> int:

@@ -12,6 +12,7 @@ import base64
 import binascii
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,7 @@ def value_from(
         file = "-" if argument == "-" else argument[1:]
     if file is None:
         if sys.stdin.isatty() or stdin_taken:
-            raise UsageProblem(problem="no value is given", hint="kv set KEY VALUE, or pipe the value in")
+            raise UsageProblem(problem="no value is given", hint="give it, or pipe it in")
         file = "-"
     if file == "-" and stdin_taken:
         raise UsageProblem(
@@ -99,6 +100,13 @@ def value_from(
         if encoding == "utf8"
         else to_bytes(data.decode("ascii", "replace").strip(), encoding, "the value")
     )
+
+
+def is_on_stdin(argument: str | None, file: str | None, *, literal: bool) -> bool:
+    """Whether `value_from` would read standard input."""
+    if argument is None:
+        return file in (None, "-")
+    return argument == "-" and not literal
 
 
 def _read(file: str) -> bytes:
@@ -115,6 +123,24 @@ def _read(file: str) -> bytes:
     if len(data) == enough:
         raise errors.BadValue(length=f"more than {enough - 1}", maximum=limits.VALUE_BYTES_CEILING)
     return data
+
+
+def value_options(name: str) -> Callable[[Any], Any]:
+    """`--file`, `--literal`, `--value-encoding`: other ways to give the value called `name`."""
+
+    def add(function: Any) -> Any:
+        for option in (
+            click.option("--value-encoding", type=click.Choice(ENCODINGS), default="utf8", metavar="ENC",
+                         help=f"How {name} is given: utf8, hex or base64."),
+            click.option("--literal", is_flag=True,
+                         help=f"Take {name} as it stands, with no meaning for - and @."),
+            click.option("--file", "-f", metavar="FILE",
+                         help="Take the value from a file; - is standard input."),
+        ):  # fmt: skip
+            function = option(function)
+        return function
+
+    return add
 
 
 def key_encoding_option(function: Any) -> Any:
@@ -135,5 +161,5 @@ def consistency_option(function: Any) -> Any:
         "-c",
         envvar="KV_CONSISTENCY",
         metavar="LEVEL",
-        help="one, quorum (the default) or all.",
+        help="one, quorum (the default), all or linearizable.",
     )(function)

@@ -20,6 +20,11 @@ _DATA = {
     "get": "single:get_command",
     "del": "single:del_command",
     "exists": "single:exists_command",
+    "cas": "registers:cas_command",
+    "incr": "registers:incr_command",
+    "counter": "counting:counter_command",
+    "getset": "registers:getset_command",
+    "resolve": "registers:resolve_command",
     "ttl": "expiry:ttl_command",
     "expire": "expiry:expire_command",
     "persist": "expiry:persist_command",
@@ -27,6 +32,7 @@ _DATA = {
     "mget": "many:mget_command",
     "scan": "many:scan_command",
     "locate": "many:locate_command",
+    "lock": "locking:lock_command",
     "import": "importing:import_command",
     "export": "exporting:export_command",
     "shell": "shell:shell_command",
@@ -123,7 +129,7 @@ def _told(error: Exception, session: Session) -> int:
         case _:
             told = problems.Unexpected(what=f"{type(error).__name__}: {error}")
     problems.show(told, colour=session.settings.colour(sys.stderr))
-    return told.exit_status
+    return problems.status_of(told)
 
 
 def _only_known(group: BaseExceptionGroup[BaseException]) -> errors.KVError | None:

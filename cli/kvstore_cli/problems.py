@@ -21,12 +21,12 @@ PIPE_CLOSED = 141
 
 EXIT_CODES: Mapping[int, str] = {
     0: "done",
-    1: "no: the key is missing, the answer is no",
+    1: "no: the key is missing, the answer is no, the condition did not hold, the lock is taken",
     2: "usage: the command or its configuration is wrong",
     3: "refused: the server, or this machine, said no",
-    4: "no connection, or no answer in time",
+    4: "no connection, or no answer in time: of a named operation `kv resolve` tells what became",
     5: "no quorum, or the cluster is not healthy",
-    6: "conflict: the key changed meanwhile",
+    6: "conflict: the key changed meanwhile, or the lock was lost",
     INTERRUPTED: "interrupted (Ctrl-C)",
     PIPE_CLOSED: "whoever read our output stopped reading",
 }
@@ -78,6 +78,16 @@ class NotConfirmed(Told, errors.Refused):
     code = "KV-U04"
     template = "{what} was not confirmed, and nothing was done"
     remedy = "answer y, or give --yes"
+
+
+class LockLost(Told, errors.Unresolved):
+    """Fields: what. Its lease ended, by the clock or because another took it; the command was ended."""
+
+    name = "lock_lost"
+    code = "KV-U05"
+    exit_status = 6
+    template = "the lock {what} was lost while the command ran, and the command was ended"
+    remedy = "see that the nodes are up and this machine is not overloaded; a longer --ttl bears more"
 
 
 class NoCluster(Told, errors.StartError):
@@ -139,6 +149,7 @@ OWN: tuple[type[errors.KVError], ...] = (
     FileProblem,
     BadLine,
     NotConfirmed,
+    LockLost,
     NoCluster,
     ClusterRuns,
     NodeDidNotStart,
@@ -158,9 +169,31 @@ def from_click(error: click.ClickException) -> errors.KVError:
     return UsageProblem(problem=message[:1].lower() + message[1:], hint=hint)
 
 
+def unresolved_operation(error: errors.KVError) -> str:
+    """The name under which `kv resolve` finds out what became of a change; empty when it cannot."""
+    if isinstance(error, errors.Unresolved) and not isinstance(error, errors.Forgotten) and error.operation:
+        return str(error.operation)
+    return ""
+
+
+def status_of(error: errors.KVError) -> int:
+    """What `kv` exits with. A change that may have happened is 4, though a quorum was missing too."""
+    return errors.Unresolved.exit_status if unresolved_operation(error) else error.exit_status
+
+
+def _line(error: errors.KVError) -> str:
+    operation = unresolved_operation(error)
+    if not operation:
+        return error.one_line()
+    return (
+        f"error[{error.code}]: {error.message}; nobody knows yet whether it was applied. "
+        f"Try: kv resolve {operation}"
+    )
+
+
 def show(error: errors.KVError, *, colour: bool) -> None:
     """Print an error as one line on stderr."""
-    line = error.one_line().replace("\r", " ").replace("\n", " ")
+    line = _line(error).replace("\r", " ").replace("\n", " ")
     head, colon, rest = line.partition(":")
     sys.stdout.flush()
     click.echo(

@@ -21,13 +21,13 @@ from kvstore_cli.problems import UsageProblem, show
 from kvstore_cli.session import Session
 from kvstore_cli.settings import FORMATS
 
-NOT_HERE = ("shell", "server", "up", "bench", "completion")
+NOT_HERE = ("shell", "server", "up", "bench", "completion", "lock")
 """Commands that take the terminal or the process for themselves."""
-LEVELS = tuple(level.value for level in Consistency if level is not Consistency.LINEARIZABLE)
+LEVELS = tuple(level.value for level in Consistency)
 
 HELP = """\
 Type a command as after `kv`: get user:1 · set user:1 Ada --ttl 1h · scan user: · COMMAND --help · help
-  \\consistency [one|quorum|all]   level of the calls that name none
+  \\consistency [LEVEL]           one, quorum, all or linearizable, for the calls that name none
   \\output [FORMAT]                auto, table, plain, json, jsonl, csv, raw
   \\timing                         how long each command takes, on or off
   \\help  \\quit"""

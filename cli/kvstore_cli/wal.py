@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from kvstore import errors
+from kvstore.storage.promises import KIND as PROMISE
 from kvstore.types import Kind
 from kvstore_cli.commands import KvCommand, LazyGroup, pass_session
 from kvstore_cli.encoding import key_encoding_option, shown_key
@@ -56,7 +57,7 @@ def dump_command(session: Session, /, *, directory: str, key_encoding: str) -> i
                             "partition": entry.partition,
                             "key": shown_key(entry.key, key_encoding),
                             "version": entry.version,
-                            "kind": Kind(entry.kind).name.lower(),
+                            "kind": "promise" if entry.kind == PROMISE else Kind(entry.kind).name.lower(),
                             "expires_ms": entry.expires_ms or None,
                             "bytes": entry.payload_bytes,
                         }

@@ -122,7 +122,8 @@ class Caller:
                 break
             try:
                 seconds = min(left, max(left * _TRY_PART, _TRY_S_MIN))
-                result, number = await self._try(address, method, params, decode, seconds)
+                nth = attempt if writes else 1
+                result, number = await self._try(address, method, params, decode, seconds, nth)
             except errors.KVError as error:
                 tries.note(error)
                 if isinstance(error, errors.ProtocolError) and not error.retryable:
@@ -160,7 +161,13 @@ class Caller:
         return True
 
     async def _try(
-        self, address: str, method: str, params: Params, decode: Callable[[Any], Any], seconds: float
+        self,
+        address: str,
+        method: str,
+        params: Params,
+        decode: Callable[[Any], Any],
+        seconds: float,
+        nth: int,
     ) -> tuple[Any, int]:
         nodes = self.nodes
         connection = None
@@ -173,6 +180,9 @@ class Caller:
                 heard = connection.received
                 margin = min(seconds * _MARGIN_PART, _MARGIN_S_MAX)
                 request = params(max(round((seconds - margin) * 1000), 1))
+                if nth > 1 and request and isinstance(request[-1], dict):
+                    # A register must know that an earlier try may have been applied.
+                    request = (*request[:-1], {**request[-1], "n": nth})
                 if request:  # a question about the node itself has no params, and is never void
                     request = (*request, connection.void_after(seconds))
                 result = await connection.call(method, request)

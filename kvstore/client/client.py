@@ -12,6 +12,7 @@ Errors are `errors.Refused` (definite) or `errors.Unresolved` (it may have happe
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Self
@@ -21,9 +22,11 @@ from kvstore.client import steps
 from kvstore.client.batches import Batch, Request
 from kvstore.client.caller import ATTEMPTS_MAX, Caller
 from kvstore.client.codecs import Codec, codec_named
+from kvstore.client.counters import CounterVerbs
 from kvstore.client.nodes import Nodes
 from kvstore.client.pages import Scan
 from kvstore.client.receipt import Entry, Location, Receipt, receipt_of
+from kvstore.client.registers import RegisterVerbs
 from kvstore.client.terms import Key, Terms, check_timeout, key_bytes, level_of
 from kvstore.client.urls import addresses_of
 from kvstore.core import hashing
@@ -37,7 +40,7 @@ _RETRY_RESERVE = 200
 """Retries at once, beyond a fifth of the calls: what may hang on a node at the moment when it stops."""
 
 
-class Client:
+class Client(RegisterVerbs, CounterVerbs):
     """A connection to a cluster. Make it with `kvstore.connect`; close it with `async with` or `close`."""
 
     def __init__(self, caller: Caller, terms: Terms, *, codec: Codec, clock: Clock, dice: Dice) -> None:
@@ -47,6 +50,7 @@ class Client:
         self._codec = codec
         self._clock = clock
         self._dice = dice
+        self._shares = OrderedDict()
 
     @classmethod
     async def connect(
@@ -125,14 +129,15 @@ class Client:
         raw, data, terms = key_bytes(key), steps.encoded(self._codec, value), self._terms
         options = terms.write(consistency, w, durability) | terms.ends(ttl, expires_at)
         operation = terms.operation()
-        written, node, attempts = await self._caller.call(
-            "put",
-            lambda t: messages.encode_put(raw, data, operation, {**options, "t": t}),
-            key=raw,
-            timeout=terms.timeout(timeout),
-            writes=True,
-            decode=results.decode_receipt,
-        )
+        with steps.naming(raw, operation, options):
+            written, node, attempts = await self._caller.call(
+                "put",
+                lambda t: messages.encode_put(raw, data, operation, {**options, "t": t}),
+                key=raw,
+                timeout=terms.timeout(timeout),
+                writes=True,
+                decode=results.decode_receipt,
+            )
         return receipt_of(written, node, attempts)
 
     async def get(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from kvstore import errors, limits
@@ -12,6 +13,7 @@ from kvstore.client.codecs import Codec
 from kvstore.client.receipt import Entry, Receipt, instant, receipt_of, receipt_of_read
 from kvstore.client.terms import Key, Terms, key_bytes
 from kvstore.core import admission
+from kvstore.types import Consistency, Operation, OperationId
 from kvstore.wire import messages, results
 
 
@@ -20,6 +22,17 @@ def encoded(codec: Codec, value: Any) -> bytes:
     data = codec.encode(value)
     admission.check_value(data, limits.VALUE_BYTES_CEILING)
     return data
+
+
+@contextmanager
+def naming(raw: bytes, operation: bytes, options: Mapping[str, Any]) -> Iterator[None]:
+    """An unresolved linearizable change leaves with the name under which it can be resolved."""
+    try:
+        yield
+    except errors.Unresolved as error:
+        if options.get("c") == Consistency.LINEARIZABLE.value:
+            error.operation = Operation(raw, OperationId(operation))
+        raise
 
 
 async def head(
@@ -45,14 +58,15 @@ async def rewrite(
 ) -> Receipt | None:
     """delete, touch, persist: the same shape; the last two answer nil when there is no such key."""
     raw, operation = key_bytes(key), terms.operation()
-    written, node, attempts = await caller.call(
-        method,
-        lambda t: messages.encode_retime(raw, operation, {**options, "t": t}),
-        key=raw,
-        timeout=terms.timeout(timeout),
-        writes=True,
-        decode=results.decode_receipt if method == "delete" else results.decode_receipt_or_nil,
-    )
+    with naming(raw, operation, options):
+        written, node, attempts = await caller.call(
+            method,
+            lambda t: messages.encode_retime(raw, operation, {**options, "t": t}),
+            key=raw,
+            timeout=terms.timeout(timeout),
+            writes=True,
+            decode=results.decode_receipt if method == "delete" else results.decode_receipt_or_nil,
+        )
     return None if written is None else receipt_of(written, node, attempts)
 
 

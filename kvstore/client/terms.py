@@ -36,15 +36,12 @@ def shown_key(raw: bytes) -> Key:
 
 
 def level_of(consistency: str | Consistency) -> Consistency:
-    """A level by its name. Raises errors.BadConsistency; errors.Unsupported for what is to come."""
+    """A level by its name. Raises errors.BadConsistency."""
     try:
-        level = Consistency(consistency)
+        return Consistency(consistency)
     except ValueError:
         allowed = ", ".join(Consistency)
         raise errors.BadConsistency(given=repr(consistency)[:60], allowed=allowed) from None
-    if level is Consistency.LINEARIZABLE:
-        raise errors.Unsupported(what="consistency=linearizable")
-    return level
 
 
 def check_timeout(timeout: object) -> None:
@@ -97,6 +94,10 @@ class Terms:
             if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= limits.REPLICAS_MAX:
                 raise errors.BadConsistency(
                     given=repr(count)[:60], allowed=f"{name} from 1 to the number of replicas"
+                )
+            if level is Consistency.LINEARIZABLE and consistency is not None:
+                raise errors.BadConsistency(
+                    given=f"{name}={count} with linearizable", allowed=f"linearizable alone, or {name} alone"
                 )
             options[name] = count
         return options

@@ -209,6 +209,11 @@ class LimitsSection:
         low=0.0,
         high=1.0,
     )
+    unsafe_registers: bool = _option(
+        False,
+        "Take part in linearizable calls though acknowledgements here do not mean on disk: a crash may "
+        "then undo what a register promised. For tests and caches.",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

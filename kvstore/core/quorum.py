@@ -9,6 +9,7 @@ Rules kept here:
 from __future__ import annotations
 
 from enum import Enum
+from functools import lru_cache
 
 from kvstore import errors
 from kvstore.types import Consistency, NodeId
@@ -46,6 +47,11 @@ def needed(consistency: Consistency | None, explicit: int | None, copies: int, *
     if consistency is Consistency.ALL:
         return copies
     raise errors.Unsupported(what="consistency=linearizable")
+
+
+@lru_cache(maxsize=4_096)
+def _chosen(replicas: tuple[NodeId, ...], mask: int) -> tuple[NodeId, ...]:
+    return tuple(replica for at, replica in enumerate(replicas) if mask >> at & 1)
 
 
 class Tally:
@@ -87,12 +93,12 @@ class Tally:
     @property
     def acked(self) -> tuple[NodeId, ...]:
         """Who succeeded, in preference order."""
-        return tuple(r for at, r in enumerate(self.replicas) if self._acked >> at & 1)
+        return _chosen(self.replicas, self._acked)
 
     @property
     def missing(self) -> tuple[NodeId, ...]:
         """Who failed or is still silent, in preference order."""
-        return tuple(r for at, r in enumerate(self.replicas) if not self._acked >> at & 1)
+        return _chosen(self.replicas, ~self._acked)
 
     def __str__(self) -> str:
         marks = (

@@ -48,7 +48,8 @@ class ReadDecision:
         if record is None or record == newest:
             return self._judge()
         if newest is None or records.is_newer(record, newest) or records.fuller(record, newest):
-            self.newest = record
+            both = newest is not None and record[17] & records.FLAG_COUNTER
+            self.newest = records.merged(record, newest) if both and newest is not None else record
         return self._judge()
 
     def fail(self, node: NodeId) -> Verdict:

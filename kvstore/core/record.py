@@ -23,6 +23,9 @@ from __future__ import annotations
 import struct
 from enum import Enum
 
+from kvstore.core import counters
+from kvstore.core.window import is_well_formed as window_is_well_formed
+from kvstore.core.window import value_at
 from kvstore.types import Kind, Millis, OperationId, Version
 
 _HEADER = struct.Struct(">QQBB16sI")
@@ -34,6 +37,10 @@ FLAG_STRONG = 1
 """Written by a register change."""
 FLAG_RECLAIMED = 2
 """A tombstone that took the place of an expired record of the same version."""
+FLAG_COUNTER = 4
+"""Merged, not replaced: see core.counters. Set on every record of kind COUNTER and no other."""
+SPECIAL = FLAG_STRONG | FLAG_COUNTER
+"""What merges by more than the version."""
 
 _TOMBSTONE = int(Kind.TOMBSTONE)
 _AT_KIND = 16
@@ -101,7 +108,21 @@ def revision_of(record: bytes) -> int:
 
 def payload_of(record: bytes) -> bytes:
     """The value (empty for a tombstone)."""
+    if record[_AT_FLAGS] & FLAG_STRONG:
+        return record[value_at(record, HEADER_BYTES) :]
     return record[HEADER_BYTES:]
+
+
+def raw_payload_of(record: bytes) -> bytes:
+    """What is behind the header: of a strong record the window of outcomes as well (core.window)."""
+    return record[HEADER_BYTES:]
+
+
+def shown_version_of(record: bytes) -> Version:
+    """The version readers see: of a strong record that of its last change, not the ballot."""
+    if record[_AT_FLAGS] & FLAG_STRONG:
+        return Version(int.from_bytes(record[HEADER_BYTES : HEADER_BYTES + 8], "big"))
+    return Version(int.from_bytes(record[:8], "big"))
 
 
 def is_expired(record: bytes, now_ms: int) -> bool:
@@ -128,13 +149,44 @@ def is_newer(record: bytes, than: bytes | None) -> bool:
     strong, than_strong = record[_AT_FLAGS] & FLAG_STRONG, than[_AT_FLAGS] & FLAG_STRONG
     if strong != than_strong:
         return bool(strong)
+    if (record[_AT_FLAGS] | than[_AT_FLAGS]) & FLAG_COUNTER:
+        return merged(record, than) != than
     if record[:8] != than[:8]:
         return record[:8] > than[:8]
     return compare(record, than) in _WINS
 
 
+def _rank(record: bytes) -> tuple[int, int, int]:
+    """How a record stands to a counter: by version; a counter by its generation, just after that version."""
+    is_counter = record[_AT_FLAGS] & FLAG_COUNTER
+    at = HEADER_BYTES if is_counter else 0
+    return record[_AT_FLAGS] & FLAG_STRONG, int.from_bytes(record[at : at + 8], "big"), is_counter
+
+
+def merged(record: bytes, held: bytes) -> bytes:
+    """What is held after `record` arrived: one of the two, or of two counters both."""
+    if not (record[_AT_FLAGS] | held[_AT_FLAGS]) & FLAG_COUNTER:
+        return record if is_newer(record, held) else held
+    mine, theirs = _rank(record), _rank(held)
+    if mine != theirs:
+        return record if mine > theirs else held
+    header = max(record[:HEADER_BYTES], held[:HEADER_BYTES])
+    return header + counters.join(record[HEADER_BYTES:], held[HEADER_BYTES:])
+
+
+def readable_of(record: bytes) -> bytes:
+    """The value as readers get it: of a counter its sum, in decimal."""
+    if record[_AT_FLAGS] & FLAG_COUNTER:
+        return b"%d" % counters.total_of(record[HEADER_BYTES:])
+    return payload_of(record)
+
+
 def compare(record: bytes, other: bytes) -> Order:
     """Tell how `record` stands to `other`, both under the same key."""
+    if (record[_AT_FLAGS] | other[_AT_FLAGS]) & FLAG_COUNTER:
+        if record == other:
+            return Order.SAME
+        return Order.NEWER if is_newer(record, other) else Order.OLDER
     mine = (record[_AT_FLAGS] & FLAG_STRONG, record[:8], record[34:38])
     theirs = (other[_AT_FLAGS] & FLAG_STRONG, other[:8], other[34:38])
     if mine != theirs:
@@ -157,11 +209,24 @@ def fuller(record: bytes, other: bytes) -> bool:
 
 
 def reclaim(record: bytes) -> bytes:
-    """The tombstone that takes an expired record's place: same version and expiry, no payload."""
+    """The tombstone that takes an expired record's place: same version and expiry, no value.
+
+    A strong record's window of outcomes stays: a retry may still ask for its own.
+    """
     version, expires_ms, _, flags, operation, revision = _HEADER.unpack_from(record)
-    return _HEADER.pack(version, expires_ms, _TOMBSTONE, flags | FLAG_RECLAIMED, operation, revision)
+    header = _HEADER.pack(version, expires_ms, _TOMBSTONE, flags | FLAG_RECLAIMED, operation, revision)
+    if flags & FLAG_STRONG:
+        return header + record[HEADER_BYTES : value_at(record, HEADER_BYTES)]
+    return header
 
 
 def is_well_formed(record: bytes) -> bool:
     """Whether bytes from outside can be a record at all."""
-    return len(record) >= HEADER_BYTES and 1 <= record[_AT_KIND] <= len(Kind) and record[:8] != bytes(8)
+    return (
+        len(record) >= HEADER_BYTES
+        and 1 <= record[_AT_KIND] <= len(Kind)
+        and record[:8] != bytes(8)
+        and (not record[_AT_FLAGS] & FLAG_STRONG or window_is_well_formed(record[HEADER_BYTES:]))
+        and (record[_AT_KIND] == Kind.COUNTER) == bool(record[_AT_FLAGS] & FLAG_COUNTER)
+        and (not record[_AT_FLAGS] & FLAG_COUNTER or counters.is_well_formed(record[HEADER_BYTES:]))
+    )

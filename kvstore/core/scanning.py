@@ -50,7 +50,8 @@ def merge(pages: Sequence[Page], now_ms: int) -> Merged:
             if held is not None and records.compare(held, record) is not Order.SAME:
                 disagreed.add(skey)
             if held is None or records.is_newer(record, held) or records.fuller(record, held):
-                newest[skey] = record
+                both = held is not None and records.flags_of(record) & records.FLAG_COUNTER
+                newest[skey] = records.merged(record, held) if both and held is not None else record
     disagreed.update(skey for skey, count in seen.items() if count != len(pages))
     entries = [(skey, newest[skey]) for skey in sorted(newest) if records.is_live(newest[skey], now_ms)]
     return Merged(entries, horizon, len(disagreed))

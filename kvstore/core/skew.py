@@ -4,8 +4,9 @@ A version from a clock a day ahead would win over every later write for a day. R
 it; this guard keeps a node from issuing it at all.
 
 Rules kept here:
-- a wall clock that jumped against the monotonic clock is not trusted until a peer confirms it; with no
-  peer known there is nobody to disagree with, and the jump is accepted;
+- a wall clock that jumped against the monotonic clock is not trusted until it agrees, with itself, with a
+  majority of the cluster: one peer may have jumped along, having asked the same broken time server. With
+  no peer known there is nobody to disagree with, and the jump is accepted;
 - a clock that differs from the majority of the known peers by more than the drift is not trusted.
 """
 
@@ -17,13 +18,15 @@ from kvstore.types import NodeId
 class ClockGuard:
     """What we know about our clock. Offsets are peer minus ours, in milliseconds."""
 
-    __slots__ = ("_anchor", "_drift_ms_max", "_jump_ms", "_peers")
+    __slots__ = ("_anchor", "_drift_ms_max", "_jump_ms", "_majority", "_peers", "_verdict")
 
-    def __init__(self, drift_ms_max: int) -> None:
+    def __init__(self, drift_ms_max: int, *, nodes: int) -> None:
         self._drift_ms_max = drift_ms_max
+        self._majority = nodes // 2 + 1
         self._anchor: float | None = None
         self._jump_ms = 0
         self._peers: dict[NodeId, int] = {}
+        self._verdict: int | None = None
 
     def reading(self, wall_ms: int, monotonic_s: float) -> None:
         """Compare the two clocks with the last reading."""
@@ -37,16 +40,17 @@ class ClockGuard:
         if self._peers:
             self._jump_ms = int(jumped)
             self._peers.clear()  # their offsets were measured with the clock as it was
+            self._verdict = self._judge()
 
     def peer(self, node: NodeId, offset_ms: int) -> None:
         """A probe told how far a peer's clock is from ours."""
         self._peers[node] = offset_ms
-        if abs(offset_ms) <= self._drift_ms_max:
-            self._jump_ms = 0
+        self._verdict = self._judge()
 
     def forget(self, node: NodeId) -> None:
         """A peer is gone; its last offset says nothing any more."""
         self._peers.pop(node, None)
+        self._verdict = self._judge()
 
     @property
     def knows_peers(self) -> bool:
@@ -55,13 +59,13 @@ class ClockGuard:
 
     def verdict(self) -> int | None:
         """None when the clock can be trusted, else how many milliseconds it is ahead (below 0: behind)."""
-        if self._jump_ms and not self._peers:
-            return self._jump_ms
-        peers = self._peers
-        if not peers:
-            return None
-        limit = self._drift_ms_max
+        return self._verdict
+
+    def _judge(self) -> int | None:
+        limit, peers = self._drift_ms_max, self._peers
         off = [offset for offset in peers.values() if offset > limit or offset < -limit]
+        if len(peers) - len(off) + 1 >= self._majority:
+            self._jump_ms = 0
         if off and 2 * len(off) > len(peers):
             return -sorted(off)[len(off) // 2]
-        return None
+        return self._jump_ms or None

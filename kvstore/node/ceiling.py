@@ -25,23 +25,28 @@ AHEAD_MS = 500
 class Ceiling:
     """The highest version this node may issue, as the log knows it."""
 
-    __slots__ = ("_asked", "_store", "_turn", "_waiting", "durable")
+    __slots__ = ("_asked", "_due_ms", "_store", "_turn", "_waiting", "durable")
 
     def __init__(self, *, store: Store, turn: Turn) -> None:
         self._store = store
         self._turn = turn
         self._asked = 0
+        self._due_ms = versions.millis_of(store.ceiling) - AHEAD_MS
+        """After this instant it should be raised."""
         self._waiting: list[tuple[Version, Callable[[bool], None]]] = []
         self.durable: int = store.ceiling
         """Versions up to here may be issued."""
 
     def keep_ahead(self, now_ms: int) -> None:
         """Raise it in time, in the background."""
-        if versions.pack(now_ms + AHEAD_MS, 0, NodeId(0)) > max(self.durable, self._asked):
+        if now_ms > self._due_ms:
             self._raise(versions.pack(now_ms + STEP_MS, 0, NodeId(0)))
 
     def when_above(self, version: Version, now_ms: int, then: Callable[[bool], None]) -> None:
         """Call `then(True)` once the ceiling is durably above `version`, `then(False)` if it cannot be."""
+        if self._store.failed is not None:
+            then(False)
+            return
         self._waiting.append((version, then))
         if version > self._asked:
             target = max(versions.pack(now_ms + STEP_MS, 0, NodeId(0)), version)
@@ -49,6 +54,7 @@ class Ceiling:
 
     def _raise(self, target: Version) -> None:
         self._asked = target
+        self._due_ms = versions.millis_of(target) - AHEAD_MS
         self._store.stage_ceiling(target)
 
         def durable(failure: BaseException | None) -> None:

@@ -20,12 +20,7 @@ def receipt(write: WriteOperation, epoch: int) -> tuple[Any, ...]:
     """What a client learns about a write that met its level."""
     decision = write.decision
     return messages.encode_receipt(
-        version=write.version,
-        epoch=epoch,
-        acked=decision.acked,
-        superseded=decision.superseded,
-        existed=decision.existed,
-        durability=write.durability,
+        write.version, epoch, decision.acked, decision.superseded, decision.existed, write.durability
     )
 
 
@@ -45,10 +40,10 @@ def entry(
     """
     if record is None:
         return [None, 0, 0, epoch, answered, repaired, False]
-    version, expires_ms = records.version_of(record), records.expires_of(record)
+    version, expires_ms = records.shown_version_of(record), records.expires_of(record)
     if not records.is_live(record, now() if expires_ms else 0):
         return [None, version, 0, epoch, answered, repaired, False]
-    payload = None if head else records.payload_of(record)
+    payload = None if head else records.readable_of(record)
     return [payload, version, expires_ms, epoch, answered, repaired, True]
 
 

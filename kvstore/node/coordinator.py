@@ -9,7 +9,8 @@ Rules kept here:
   definite); after the first byte has left, failure is unresolved;
 - no version leaves this node before the log holds a ceiling above it, so that a restart with a
   clock gone back never issues it again;
-- a node whose clock disagrees with the majority of its peers coordinates no writes;
+- a node whose clock disagrees with the majority of its peers coordinates no writes; one that has just
+  started waits for the first comparison, because a ceiling a day ahead would bind it for a day;
 - touch and persist keep the version they read and take its next revision, so that a put that came in
   between wins everywhere, and they notice (`superseded`) and read again.
 """
@@ -17,7 +18,7 @@ Rules kept here:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from kvstore import errors
 from kvstore.core import quorum, reading, ring
@@ -70,10 +71,16 @@ class Coordinator:
         self._deadlines = deadlines
         self._dice = dice
         self._loop = loop
-        self._counters = counters
+        self.counters = counters
         self._options = options
         self.topology = topology
         self.in_flight = 0
+        self.on_register: Callable[[WriteOperation], None] = lambda write: write.fail_with(
+            errors.NeedsRegister()
+        )
+        """Where a plain write goes that met a register."""
+        self.compare_until = 0.0
+        """Until then, by the monotonic clock, ours is not believed unless a peer's has been seen."""
         self.refusing: str = ""
         """Why requests are refused; empty when they are served."""
 
@@ -109,11 +116,16 @@ class Coordinator:
             version, revision = self._versions.next(now_ms), 0
         else:
             version, revision = records.version_of(touches), records.revision_of(touches) + 1
-        record = records.encode(version, expires_ms, kind, payload, operation=operation, revision=revision)
+        flags = records.FLAG_COUNTER if kind is Kind.COUNTER else 0
+        record = records.encode(
+            version, expires_ms, kind, payload, operation=operation, flags=flags, revision=revision
+        )
         self.in_flight += 1
-        self._counters.writes += 1
-        write = WriteOperation(sink, tag, WriteDecision(replicas, needed), version, self._ended)
+        self.counters.writes += 1
         deadline = self._loop.time() + timeout_ms / 1000
+        write = WriteOperation(
+            sink, tag, WriteDecision(replicas, needed), version, self, key, record, deadline
+        )
         write.wait_in(self._deadlines.add(deadline, write))
         skey = ring.storage_key(partition, key)
         if version <= self._ceiling.durable or touches is not None:
@@ -166,7 +178,7 @@ class Coordinator:
         copies = len(replicas)
         needed = quorum.needed(consistency, r, copies, operation="get")
         self._admit("get", replicas, needed)
-        self._counters.reads += 1
+        self.counters.reads += 1
         holders = reading.holders_needed(needed, copies)
         read = self._begin_read(sink, tag, key, replicas, needed, holders, timeout_ms)
         self._ask_all(read, replicas, ring.storage_key(partition, key), timeout_ms)
@@ -184,7 +196,7 @@ class Coordinator:
         chance = self._options.read_repair_chance
         if chance and len(topology.owners[partition]) > 1 and self._dice.random() < chance:
             return False, None
-        self._counters.reads += 1
+        self.counters.reads += 1
         return True, self._replica.read(ring.storage_key(partition, key))
 
     def _begin_read(
@@ -199,7 +211,7 @@ class Coordinator:
     ) -> ReadOperation:
         self.in_flight += 1
         read = ReadOperation(
-            sink, tag, key, ReadDecision(replicas, needed, holders), self._repair, self._ended
+            sink, tag, key, ReadDecision(replicas, needed, holders), self._repair, self.ended
         )
         read.wait_in(self._deadlines.add(self._loop.time() + timeout_ms / 1000, read))
         return read
@@ -224,7 +236,7 @@ class Coordinator:
         partition = self.topology.partition(read.key)
         skey = ring.storage_key(partition, read.key)
         deadline = self._loop.time() + self._options.timeout_ms / 1000
-        self._counters.read_repairs += len(behind)
+        self.counters.read_repairs += len(behind)
         for number in behind:
             if number == self._number:
                 self._replica.write_local(skey, newest, read, now_ms=now_ms, sync=False, repair=True)
@@ -235,12 +247,7 @@ class Coordinator:
 
     def _admit(self, operation: str, replicas: tuple[NodeId, ...], needed: int) -> None:
         """Refuse now what cannot be done, while that is still definite."""
-        if self.refusing:
-            raise errors.NotReady(reason=self.refusing)
-        if self.in_flight >= self._options.in_flight_max:
-            raise errors.Overloaded(
-                what="requests in flight", maximum=self._options.in_flight_max, retry_after_ms=50
-            )
+        self.admit_register()
         links, own = self._links, self._number
         alive = 0
         for number in replicas:
@@ -252,12 +259,26 @@ class Coordinator:
 
     def trusted_now(self) -> int:
         """The wall clock, if the majority of the cluster agrees with it. Raises errors.ClockSkew."""
-        now_ms = self._clock.wall_ms()
-        self._guard.reading(now_ms, self._clock.monotonic())
+        now_ms, monotonic_s = self._clock.wall_ms(), self._clock.monotonic()
+        self._guard.reading(now_ms, monotonic_s)
         off = self._guard.verdict()
         if off is not None:
             raise errors.ClockSkew(ahead_ms=off, maximum=self._options.drift_ms_max)
+        if monotonic_s < self.compare_until:
+            if not self._guard.knows_peers:
+                raise errors.ClockUnknown
+            self.compare_until = 0.0
         return now_ms
 
-    def _ended(self) -> None:
+    def admit_register(self) -> None:
+        """Refuse a linearizable call that this node cannot take now."""
+        if self.refusing:
+            raise errors.NotReady(reason=self.refusing)
+        if self.in_flight >= self._options.in_flight_max:
+            raise errors.Overloaded(
+                what="requests in flight", maximum=self._options.in_flight_max, retry_after_ms=50
+            )
+
+    def ended(self) -> None:
+        """An operation is over."""
         self.in_flight -= 1

@@ -14,7 +14,7 @@ Rules kept here:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, cast
 
 from kvstore import errors, limits
@@ -51,6 +51,66 @@ class ReadAsker(Protocol):
         ...
 
 
+class VoteAsker(Protocol):
+    """A proposer's phase that wants votes."""
+
+    def voted(self, node: NodeId, vote: tuple[int, int, bytes | None]) -> None:
+        """The peer's acceptor answered."""
+        ...
+
+    def fail(self, node: NodeId) -> None:
+        """No answer will come; it may have happened."""
+        ...
+
+
+class PeekAsker(Protocol):
+    """A read that hopes to do without a round."""
+
+    def peeked(self, node: NodeId, promised: int, record: bytes | None) -> None:
+        """The peer's acceptor showed its state."""
+        ...
+
+    def fail(self, node: NodeId) -> None:
+        """No answer will come."""
+        ...
+
+
+class _Questions:
+    """Anything else that is asked in batches: arguments flat in one array, and who asked."""
+
+    __slots__ = ("askers", "deadline", "decode", "flat", "method", "tell")
+
+    def __init__(
+        self,
+        method: str,
+        decode: Callable[[Any, int], Sequence[Any] | None],
+        tell: Callable[[Any, NodeId, Any], None],
+    ) -> None:
+        self.method = method
+        self.decode = decode
+        self.tell = tell
+        self._clear()
+
+    def _clear(self) -> None:
+        self.flat: list[Any] = []
+        self.askers: list[Any] = []
+        self.deadline = 0.0
+
+    def take(self) -> tuple[list[Any], list[Any], float]:
+        """What was collected; from here on there is nothing."""
+        taken = self.flat, self.askers, self.deadline
+        self._clear()
+        return taken
+
+
+def _tell_vote(asker: VoteAsker, node: NodeId, vote: tuple[int, int, bytes | None]) -> None:
+    asker.voted(node, vote)
+
+
+def _tell_peek(asker: PeekAsker, node: NodeId, seen: tuple[int, bytes | None]) -> None:
+    asker.peeked(node, *seen)
+
+
 class _Batch:
     """Records that wait for the end of the turn, and who asked."""
 
@@ -78,9 +138,9 @@ class Link:
     """Requests to one peer over one connection. `connect` is called again after each loss."""
 
     __slots__ = (
-        "_loop", "_marked", "_next_id", "_packer", "_pending", "_read_deadline", "_readers", "_reads",
-        "_repairs", "_session", "_turn", "_writes", "epoch", "info", "last_heard", "lost", "number",
-        "peer_epoch", "reason", "transport", "up",
+        "_loop", "_marked", "_next_id", "_packer", "_peeks", "_pending", "_read_deadline", "_readers",
+        "_reads", "_repairs", "_session", "_turn", "_votes", "_writes", "epoch", "info", "last_heard",
+        "lost", "number", "peer_epoch", "reason", "transport", "up",
     )  # fmt: skip
 
     def __init__(self, *, info: NodeInfo, turn: Turn, loop: asyncio.AbstractEventLoop) -> None:
@@ -96,6 +156,8 @@ class Link:
         self._reads: list[bytes] = []
         self._readers: list[ReadAsker] = []
         self._read_deadline = 0.0
+        self._votes = _Questions("register", messages.decode_voted, _tell_vote)
+        self._peeks = _Questions("peek", messages.decode_shown, _tell_peek)
         self.transport: asyncio.Transport | None = None
         self.info = info
         self.number = info.number
@@ -154,6 +216,29 @@ class Link:
             self._marked = True
             self._turn.mark(self._flush)
 
+    def ask_vote(self, kind: int, skey: bytes, what: Any, asker: VoteAsker, *, deadline: float) -> None:
+        """Have the peer's acceptor vote: `what` is a ballot or a record; it leaves with this turn's batch."""
+        self._stage_question(self._votes, (kind, skey, what), asker, deadline)
+
+    def ask_peek(self, skey: bytes, asker: PeekAsker, *, deadline: float) -> None:
+        """Have the peer's acceptor show its state; it leaves with this turn's batch."""
+        self._stage_question(self._peeks, (skey,), asker, deadline)
+
+    def _stage_question(
+        self, questions: _Questions, arguments: tuple[Any, ...], asker: VoteAsker | PeekAsker, deadline: float
+    ) -> None:
+        if not self.up:
+            asker.fail(self.number)
+            return
+        questions.flat += arguments
+        questions.askers.append(asker)
+        questions.deadline = max(questions.deadline, deadline)
+        if len(questions.askers) >= limits.PEER_BATCH_VOTES_MAX:
+            self._send_questions(questions)
+        elif not self._marked:
+            self._marked = True
+            self._turn.mark(self._flush)
+
     def call(self, method: str, params: list[Any], on_reply: OnReply) -> None:
         """Any other request. `on_reply(error, result)`; a lost link is an error."""
         if self.transport is None or len(self._pending) >= limits.PEER_IN_FLIGHT_MAX:
@@ -170,6 +255,9 @@ class Link:
                 self._send_batch(batch)
         if self._reads:
             self._send_reads()
+        for questions in (self._votes, self._peeks):
+            if questions.askers:
+                self._send_questions(questions)
 
     def _send_batch(self, batch: _Batch) -> None:
         flat, askers, sync, deadline = batch.take()
@@ -203,6 +291,21 @@ class Link:
                 reader.answer_read(number, record)
 
         self._ask("read", [self.epoch, budget, skeys], replied)
+
+    def _send_questions(self, questions: _Questions) -> None:
+        flat, askers, deadline = questions.take()
+        number = self.number
+
+        def replied(error: Any, result: Any) -> None:
+            answers = None if error is not None else questions.decode(result, len(askers))
+            if answers is None:
+                for asker in askers:
+                    asker.fail(number)
+                return
+            for asker, answer in zip(askers, answers, strict=True):
+                questions.tell(asker, number, answer)
+
+        self._ask(questions.method, [self.epoch, self._budget_ms(deadline), flat], replied)
 
     def _ask(self, method: str, params: list[Any], replied: OnReply) -> None:
         transport = self.transport

@@ -26,6 +26,14 @@ class Counters:
     """Records refused because their version ran ahead of our clock. Alarm."""
     deadline_drops: int = 0
     """Requests dropped because their deadline had passed before we read them."""
+    register_rounds: int = 0
+    """Rounds that this node proposed."""
+    register_retries: int = 0
+    """Rounds that had to be repeated at a higher ballot."""
+    register_reads_slow: int = 0
+    """Linearizable reads that needed a round."""
+    forwarded: int = 0
+    """Changes of registers sent to another owner."""
     expired: int = 0
     """Expired records reclaimed."""
     connections_refused: int = 0

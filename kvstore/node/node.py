@@ -18,35 +18,28 @@ from __future__ import annotations
 import asyncio
 import errno
 from collections.abc import Coroutine
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from enum import Enum
 from typing import Any
 
 from kvstore import errors, limits
 from kvstore.core import version as versions
-from kvstore.core.skew import ClockGuard
 from kvstore.core.topology import Topology
-from kvstore.core.version import HybridClock
-from kvstore.node.ceiling import STEP_MS, Ceiling
-from kvstore.node.coordinator import Coordinator
-from kvstore.node.deadlines import STEP_S, Deadlines
+from kvstore.node.ceiling import STEP_MS
+from kvstore.node.deadlines import STEP_S
 from kvstore.node.keeper import Keeper
 from kvstore.node.link import Link
 from kvstore.node.metrics import Counters
 from kvstore.node.options import NodeOptions
-from kvstore.node.peer_service import PeerService
-from kvstore.node.replica import Replica
-from kvstore.node.scanning import Scanner
-from kvstore.node.service import Service
-from kvstore.node.turn import Turn
-from kvstore.node.verbs import Verbs
-from kvstore.ports import Clock, Dice
+from kvstore.node.parts import Parts, Ways, World
 from kvstore.storage.store import Store
-from kvstore.types import Durability, NodeId, Version
+from kvstore.types import Durability, NodeId
 
 SERVER = "kvstore/0.1.0"
 PROTOCOL = 1
 _IN_USE = (errno.EADDRINUSE, errno.EACCES)
+COMPARE_S = 1.0
+"""How long after a start the clock waits to be compared with a peer's; alone for longer, it is believed."""
 EXPIRY_INTERVAL_S = 0.1
 SWEEP_INTERVAL_S = 1.0
 
@@ -58,16 +51,6 @@ class State(Enum):
     READY = "ready"
     DRAINING = "draining"
     FAILED = "failed"
-
-
-@dataclass(slots=True)
-class World:
-    """What the node is handed: see `kvstore.ports`."""
-
-    clock: Clock
-    dice: Dice
-    log: Any
-    """A structlog-style logger: `log.info("event", field=...)`."""
 
 
 class Node:
@@ -98,86 +81,29 @@ class Node:
         self._store = store
         self._loop = loop
         self._tasks: asyncio.TaskGroup | None = None
+        self._spawned: dict[asyncio.Task[None], None] = {}
+        """Requests of several steps; in order, so that they end in order."""
         self._begun_at = loop.time()
-        self._turn = Turn(loop)
-        self._deadlines = Deadlines(loop.time())
-        self._guard = ClockGuard(options.drift_ms_max)
-        self._guard.reading(world.clock.wall_ms(), world.clock.monotonic())
-        last = Version(max(store.highest_version, store.ceiling))
-        self._versions = HybridClock(number, drift_ms_max=options.drift_ms_max, last=last)
-        self._replica = Replica(
+        parts = Parts(
+            topology=topology,
             number=number,
             store=store,
-            clock=self._versions,
-            turn=self._turn,
-            counters=self.counters,
+            world=world,
+            options=options,
             durability=durability,
-        )
-        self._links = {
-            peer.number: Link(info=peer, turn=self._turn, loop=loop)
-            for peer in topology.nodes
-            if peer.number != number
-        }
-        self._coordinator = self._new_coordinator(topology)
-        self._service = self._new_service()
-        self._peer_service = PeerService(
-            topology=topology,
-            greeting=self._greeting,
-            replica=self._replica,
-            store=store,
-            clock=world.clock,
-            turn=self._turn,
             loop=loop,
             counters=self.counters,
-            options=options,
-            log=world.log,
+            ways=Ways(spawn=self._spawn, bug=self._bug, greeting=self._greeting, status=self.status),
         )
+        self._deadlines = parts.deadlines
+        self._guard = parts.guard
+        self._versions = parts.versions
+        self._replica = parts.replica
+        self._links = parts.links
+        self._coordinator = parts.coordinator
+        self._service = parts.service
+        self._peer_service = parts.peer_service
         self._adopt(topology)
-
-    def _new_coordinator(self, topology: Topology) -> Coordinator:
-        coordinator = Coordinator(
-            number=self.number,
-            topology=topology,
-            replica=self._replica,
-            links=self._links,
-            versions_clock=self._versions,
-            ceiling=Ceiling(store=self._store, turn=self._turn),
-            guard=self._guard,
-            clock=self._world.clock,
-            deadlines=self._deadlines,
-            dice=self._world.dice,
-            loop=self._loop,
-            counters=self.counters,
-            options=self.options,
-        )
-        coordinator.refusing = "it is starting"
-        return coordinator
-
-    def _new_service(self) -> Service:
-        scanner = Scanner(
-            number=self.number, store=self._store, links=self._links, now=self._coordinator.trusted_now
-        )
-        verbs = Verbs(
-            number=self.number,
-            coordinator=self._coordinator,
-            scanner=scanner,
-            clock=self._world.clock,
-            spawn=self._spawn,
-            options=self.options,
-            bug=self._bug,
-        )
-        return Service(
-            coordinator=self._coordinator,
-            verbs=verbs,
-            greeting=self._greeting,
-            status=self.status,
-            clock=self._world.clock,
-            turn=self._turn,
-            loop=self._loop,
-            counters=self.counters,
-            options=self.options,
-            log=self._log,
-        )
 
     # --- life ---------------------------------------------------------------------------
 
@@ -189,6 +115,8 @@ class Node:
             async with asyncio.TaskGroup() as tasks:
                 self._tasks = tasks
                 standing = [tasks.create_task(part) for part in self._standing_parts()]
+                if self._links:
+                    self._coordinator.compare_until = self._world.clock.monotonic() + COMPARE_S
                 await self._until_clock_is_past()
                 self.state = State.READY
                 self._coordinator.refusing = ""
@@ -197,7 +125,7 @@ class Node:
                 await self._stopping.wait()
                 if self._failure is None:
                     await self._drain(servers)
-                for part in standing:
+                for part in [*standing, *self._spawned]:
                     part.cancel()
         finally:
             self._tasks = None
@@ -315,7 +243,12 @@ class Node:
         if self._tasks is None:
             steps.close()
             return
-        self._tasks.create_task(steps)
+        task = self._tasks.create_task(steps)
+        self._spawned[task] = None
+        task.add_done_callback(self._forget)
+
+    def _forget(self, task: asyncio.Task[None]) -> None:
+        self._spawned.pop(task, None)
 
     def _bug(self, where: str, error: Exception) -> None:
         self._log.error("bug", where=where, exc_info=error)

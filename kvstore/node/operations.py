@@ -22,6 +22,7 @@ from kvstore.types import Applied, Durability, NodeId, Version
 
 _PENDING = Verdict.PENDING
 _REACHED = Verdict.REACHED
+_NEEDS_REGISTER = int(Applied.NEEDS_REGISTER)
 
 
 class WriteSink(Protocol):
@@ -48,10 +49,23 @@ class ReadSink(Protocol):
         ...
 
 
+class Owner(Protocol):
+    """The coordinator, as far as a write knows it."""
+
+    on_register: Callable[[WriteOperation], None]
+
+    def ended(self) -> None:
+        """The operation is over."""
+        ...
+
+
 class WriteOperation:
     """A record on its way to its replicas."""
 
-    __slots__ = ("_bucket", "_finished", "_sink", "_tag", "decision", "durability", "on_end", "version")
+    __slots__ = (
+        "_bucket", "_finished", "_owner", "_sink", "_tag", "deadline", "decision", "durability", "key",
+        "record", "version",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -59,7 +73,10 @@ class WriteOperation:
         tag: int,
         decision: WriteDecision,
         version: Version,
-        on_end: Callable[[], None],
+        owner: Owner,
+        key: bytes,
+        record: bytes,
+        deadline: float,
     ) -> None:
         self._sink = sink
         self._tag = tag
@@ -69,7 +86,10 @@ class WriteOperation:
         self.version = version
         self.durability = int(Durability.ALWAYS)
         """The weakest durability among the replicas that count."""
-        self.on_end = on_end
+        self._owner = owner
+        self.key = key
+        self.record = record
+        self.deadline = deadline
 
     def wait_in(self, bucket: Bucket) -> None:
         """The wheel's bucket to leave when finished."""
@@ -79,6 +99,10 @@ class WriteOperation:
         """A replica answered."""
         verdict = self.decision.answer(node, applied)
         if self._finished:
+            return
+        if applied == _NEEDS_REGISTER:
+            self._leave()
+            self._owner.on_register(self)
             return
         if durability < self.durability and applied <= Applied.DUPLICATE:
             self.durability = durability
@@ -96,11 +120,26 @@ class WriteOperation:
         if not self._finished:
             self._finish(Verdict.LOST)
 
-    def _finish(self, verdict: Verdict) -> None:
+    def settle(self, decision: WriteDecision, version: Version) -> None:
+        """It was done in another way, as a change of a register."""
+        self.decision, self.version = decision, version
+        self._owner.ended()
+        self._sink.write_done(self._tag, self)
+
+    def fail_with(self, error: errors.KVError) -> None:
+        """It was tried in another way, and failed."""
+        self._owner.ended()
+        self._sink.write_failed(self._tag, error)
+
+    def _leave(self) -> None:
+        """Answers and deadlines mean nothing to it from now on."""
         self._finished = True
         if self._bucket is not None:
             self._bucket.pop(id(self), None)
-        self.on_end()
+
+    def _finish(self, verdict: Verdict) -> None:
+        self._leave()
+        self._owner.ended()
         if verdict is _REACHED:
             self._sink.write_done(self._tag, self)
         else:

@@ -27,6 +27,8 @@ class NodeOptions:
     read_repair_chance: float = 0.05
     """Part of the reads at `one` after which the other replicas are compared and mended. At
     quorum and above every read does, before it answers."""
+    unsafe_registers: bool = False
+    """Take part in linearizable calls though acknowledgements here do not mean "on disk". For tests."""
     client_token: str = ""
     """Clients must show it in hello; empty asks for none."""
     peer_token: str = ""

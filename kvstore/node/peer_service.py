@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from kvstore import errors
+from kvstore.core.changes import Request
 from kvstore.core.topology import Topology
+from kvstore.node.acceptor import Acceptor
 from kvstore.node.metrics import Counters
 from kvstore.node.options import NodeOptions
+from kvstore.node.registers import Registers
 from kvstore.node.replica import Replica
 from kvstore.node.scanning import local_page
 from kvstore.node.stream import Stream
@@ -29,13 +32,16 @@ from kvstore.wire import messages
 class PeerService:
     """The owner of the connections that peers open to us."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  everything it uses, handed in by name
         self,
         *,
         topology: Topology,
         greeting: Callable[[], dict[str, Any]],
         replica: Replica,
         store: Store,
+        acceptor: Acceptor,
+        registers: Registers,
+        spawn: Callable[[Coroutine[Any, Any, None]], None],
         clock: Clock,
         turn: Turn,
         loop: asyncio.AbstractEventLoop,
@@ -49,6 +55,9 @@ class PeerService:
         self._greeting = greeting
         self._replica = replica
         self._store = store
+        self._acceptor = acceptor
+        self._registers = registers
+        self._spawn = spawn
         self._clock = clock
         self._turn = turn
         self._loop = loop
@@ -61,6 +70,9 @@ class PeerService:
             "repair": self._repair,
             "read": self._read,
             "scan": self._scan,
+            "register": self._register,
+            "peek": self._peek,
+            "change": self._change,
             "ping": self._ping,
             "hello": self._hello,
             "topology": self._topology,
@@ -143,6 +155,38 @@ class PeerService:
             bytes_max=scan.bytes_max,
         )
         stream.respond(msgid, messages.encode_peer_page(page.entries, page.more))
+
+    def _register(self, stream: Stream, msgid: int, params: Any) -> None:
+        epoch, asked = messages.decode_votes(params)
+        self._check_epoch(epoch)
+
+        def done(votes: list[Any]) -> None:
+            stream.respond(msgid, votes)
+
+        self._acceptor.vote(asked, now_ms=self._clock.wall_ms(), done=done)
+
+    def _peek(self, stream: Stream, msgid: int, params: Any) -> None:
+        epoch, _budget, skeys = messages.decode_peer_read(params)
+        self._check_epoch(epoch)
+        self._acceptor.check()
+        if not all(map(self._replica.owns, skeys)):
+            raise errors.StaleEpoch(theirs=epoch, ours=self.topology.epoch)
+        stream.respond(msgid, self._acceptor.peek(skeys))
+
+    def _change(self, stream: Stream, msgid: int, params: Any) -> None:
+        epoch, budget_ms, key, request = messages.decode_forward(params)
+        self._check_epoch(epoch)
+        self._spawn(self._run_change(stream, msgid, key, request, budget_ms))
+
+    async def _run_change(
+        self, stream: Stream, msgid: int, key: bytes, request: Request, budget_ms: int
+    ) -> None:
+        try:
+            outcome, acked = await self._registers.serve(key, request, self._loop.time() + budget_ms / 1000)
+        except errors.KVError as error:
+            stream.fail(msgid, error)
+        else:
+            stream.respond(msgid, messages.encode_changed(outcome, self.topology.epoch, acked))
 
     def adopt(self, topology: Topology) -> None:
         """Answer by this topology from now on."""

@@ -128,7 +128,11 @@ class Replica:
             skey, record = flat[at], flat[at + 1]
             if skey[:2] not in owned:
                 statuses.append(_NOT_OWNER)
-            elif len(record) < records.HEADER_BYTES or not 0 < record[16] <= _KINDS:
+            elif (
+                len(record) < records.HEADER_BYTES
+                or not 0 < record[16] <= _KINDS
+                or (record[17] and not records.is_well_formed(record))
+            ):
                 statuses.append(_REFUSED)
             elif record[:8] > ahead:
                 self._counters.future_versions += 1

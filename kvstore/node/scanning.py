@@ -99,8 +99,8 @@ class Scanner:
             answered.update(who)
             merged = merge(pages, self._now())
             for skey, record in merged.entries:
-                payload = None if options.keys_only else records.payload_of(record)
-                rows.append([skey[2:], payload, records.version_of(record), records.expires_of(record)])
+                payload = None if options.keys_only else records.readable_of(record)
+                rows.append([skey[2:], payload, records.shown_version_of(record), records.expires_of(record)])
                 size += len(skey) + len(payload or b"")
             rest = stop if last < end else None
             position = rest if merged.resume is None else merged.resume + b"\0"

@@ -21,10 +21,11 @@ from kvstore.node.stream import Stream
 from kvstore.node.turn import Turn
 from kvstore.node.verbs import Verbs
 from kvstore.ports import Clock
-from kvstore.types import Durability, Kind
+from kvstore.types import Consistency, Durability, Kind
 from kvstore.wire import messages
 
 _ALWAYS = Durability.ALWAYS
+_LINEARIZABLE = Consistency.LINEARIZABLE
 
 
 _DEADLINE_AT = {
@@ -37,6 +38,9 @@ _DEADLINE_AT = {
     "put_many": 3,
     "delete_many": 3,
     "scan": 2,
+    "change": 5,
+    "counter_get": 2,
+    "counter_add": 7,
 }
 """Where in its params a request may name the instant, on this node's clock, after which it is void."""
 
@@ -75,10 +79,17 @@ class Service:
             "delete": self._delete,
             "touch": self._touch,
             "persist": self._persist,
-            "get_many": self._get_many,
-            "put_many": self._put_many,
-            "delete_many": self._delete_many,
+            "get_many": lambda s, msgid, params: verbs.get_many(s, msgid, messages.decode_get_many(params)),
+            "put_many": lambda s, msgid, params: verbs.put_many(s, msgid, messages.decode_put_many(params)),
+            "delete_many": lambda s, msgid, params: verbs.delete_many(
+                s, msgid, messages.decode_delete_many(params)
+            ),
             "scan": self._scan,
+            "counter_get": lambda s, msgid, params: verbs.counter(s, msgid, messages.decode_get(params)),
+            "counter_add": lambda s, msgid, params: verbs.counter_add(
+                s, msgid, messages.decode_counter_add(params)
+            ),
+            "change": lambda s, msgid, params: verbs.change(s, msgid, messages.decode_change(params)),
             "locate": self._locate,
             "ping": self._ping,
             "topology": self._topology,
@@ -145,6 +156,9 @@ class Service:
         admission.check_key(put.key)
         admission.check_value(put.value, self._options.value_bytes_max)
         options = put.options
+        if options.consistency is _LINEARIZABLE:
+            self._verbs.put_linear(stream, msgid, put)
+            return
         self._coordinator.write(
             stream,
             msgid,
@@ -163,6 +177,9 @@ class Service:
         delete = messages.decode_delete(params)
         admission.check_key(delete.key)
         options = delete.options
+        if options.consistency is _LINEARIZABLE:
+            self._verbs.delete_linear(stream, msgid, delete)
+            return
         self._coordinator.write(
             stream,
             msgid,
@@ -181,6 +198,9 @@ class Service:
         get = messages.decode_get(params)
         admission.check_key(get.key)
         options = get.options
+        if options.consistency is _LINEARIZABLE:
+            self._verbs.get_linear(stream, msgid, get)
+            return
         here, record = self._coordinator.read_here(get.key, options.consistency, options.r)
         if here:
             number = self._verbs.number
@@ -208,15 +228,6 @@ class Service:
         persist = messages.decode_persist(params)
         admission.check_key(persist.key)
         self._verbs.start(stream, msgid, self._verbs.retime(persist, 0))
-
-    def _get_many(self, stream: ClientStream, msgid: int, params: Any) -> None:
-        self._verbs.get_many(stream, msgid, messages.decode_get_many(params))
-
-    def _put_many(self, stream: ClientStream, msgid: int, params: Any) -> None:
-        self._verbs.put_many(stream, msgid, messages.decode_put_many(params))
-
-    def _delete_many(self, stream: ClientStream, msgid: int, params: Any) -> None:
-        self._verbs.delete_many(stream, msgid, messages.decode_delete_many(params))
 
     def _scan(self, stream: ClientStream, msgid: int, params: Any) -> None:
         self._verbs.start(stream, msgid, self._verbs.scan(messages.decode_scan(params)))

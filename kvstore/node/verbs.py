@@ -14,16 +14,37 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from kvstore import errors
-from kvstore.core import admission
+from kvstore.core import admission, counters
 from kvstore.core import record as records
+from kvstore.core.changes import Request
 from kvstore.node.client_stream import ClientStream, receipt
 from kvstore.node.coordinator import Coordinator
+from kvstore.node.linear import Linear
 from kvstore.node.options import NodeOptions
 from kvstore.node.scanning import Scanner
 from kvstore.node.waiting import Gather, Waiting
 from kvstore.ports import Clock
 from kvstore.types import Consistency, Durability, Kind, NodeId, OperationId
-from kvstore.wire import messages
+from kvstore.wire import messages, results
+
+
+def _is_first(options: messages.Options) -> bool:
+    return options.attempt is None or options.attempt <= 1
+
+
+async def _together(calls: list[Coroutine[Any, Any, Any]]) -> list[Any]:
+    """The answers of many linearizable calls; a key that failed has its error in its place."""
+
+    async def one(call: Coroutine[Any, Any, Any]) -> Any:
+        try:
+            return await call
+        except errors.KVError as error:
+            return results.encode_failure(error)
+
+    async with asyncio.TaskGroup() as tasks:
+        running = [tasks.create_task(one(call)) for call in calls]
+    return [task.result() for task in running]
+
 
 Spawn = Callable[[Coroutine[Any, Any, None]], None]
 
@@ -37,6 +58,7 @@ class Verbs:
         number: NodeId,
         coordinator: Coordinator,
         scanner: Scanner,
+        linear: Linear,
         clock: Clock,
         spawn: Spawn,
         options: NodeOptions,
@@ -45,6 +67,7 @@ class Verbs:
         self.number = number
         self._coordinator = coordinator
         self._scanner = scanner
+        self._linear = linear
         self._clock = clock
         self._spawn = spawn
         self._options = options
@@ -79,6 +102,8 @@ class Verbs:
     async def retime(self, request: messages.Retime, expires_ms: int) -> tuple[Any, ...] | None:
         """Give a live key another expiry (0: none). None when there is no such key."""
         options = request.options
+        if options.consistency is Consistency.LINEARIZABLE:
+            return await self._retime_linear(request, expires_ms, self._timeout_ms(options))
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._timeout_ms(options) / 1000
         while True:
@@ -94,6 +119,8 @@ class Verbs:
             if not records.is_live(found, self._coordinator.trusted_now()):
                 return None
             assert found is not None
+            if records.flags_of(found) & records.FLAG_STRONG:
+                return await self._retime_linear(request, expires_ms, left_ms)
             write = Waiting()
             self._coordinator.write(
                 write,
@@ -113,11 +140,117 @@ class Verbs:
             if not written.decision.superseded:
                 return receipt(written, self._coordinator.topology.epoch)
 
+    # --- registers ----------------------------------------------------------------------
+
+    async def _retime_linear(
+        self, request: messages.Retime, expires_ms: int, timeout_ms: int
+    ) -> tuple[Any, ...] | None:
+        return await self._linear.retime(
+            request.key, request.operation, expires_ms, timeout_ms, first=_is_first(request.options)
+        )
+
+    def put_linear(self, stream: ClientStream, msgid: int, put: messages.Put) -> None:
+        """Store a value in a round."""
+        options = put.options
+        expires_ms = self.expires(options) if options.ttl_ms or options.expires_ms else 0
+        steps = self._linear.put(
+            put.key,
+            put.operation,
+            put.value,
+            expires_ms,
+            self._timeout_ms(options),
+            first=_is_first(options),
+        )
+        self.start(stream, msgid, steps)
+
+    def delete_linear(self, stream: ClientStream, msgid: int, delete: messages.Retime) -> None:
+        """Delete in a round."""
+        options = delete.options
+        steps = self._linear.delete(
+            delete.key, delete.operation, self._timeout_ms(options), first=_is_first(options)
+        )
+        self.start(stream, msgid, steps)
+
+    def get_linear(self, stream: ClientStream, msgid: int, get: messages.Get) -> None:
+        """Read what is certain now."""
+        options = get.options
+        self.start(stream, msgid, self._linear.read(get.key, self._timeout_ms(options), head=options.head))
+
+    def change(self, stream: ClientStream, msgid: int, change: messages.Change) -> None:
+        """Change a register by name."""
+        admission.check_key(change.key)
+        for value in change.args:
+            if isinstance(value, bytes):
+                admission.check_value(value, self._options.value_bytes_max)
+        self.start(stream, msgid, self._change(change))
+
+    async def _change(self, change: messages.Change) -> tuple[Any, ...]:
+        options = change.options
+        expires_ms = self.expires(options) if options.ttl_ms or options.expires_ms else 0
+        first = _is_first(options) and change.name != "resolve"
+        request = Request(change.operation, first, change.name, change.full_args(int(expires_ms)))
+        outcome, acked = await self._linear.change(change.key, request, self._timeout_ms(options))
+        return messages.encode_changed(outcome, self._coordinator.topology.epoch, acked)
+
+    # --- counters -----------------------------------------------------------------------
+
+    def counter_add(self, stream: ClientStream, msgid: int, add: messages.CounterAdd) -> None:
+        """One adder's totals, as a write that is merged."""
+        admission.check_key(add.key)
+        options = add.options
+        if options.consistency is Consistency.LINEARIZABLE:
+            raise errors.Unsupported(what="counter_add at linearizable (use incr)")
+        self._coordinator.write(
+            stream,
+            msgid,
+            key=add.key,
+            kind=Kind.COUNTER,
+            payload=counters.encode(add.generation, {add.part: (add.plus, add.minus)}),
+            expires_ms=0,
+            operation=add.operation,
+            consistency=options.consistency,
+            w=options.w,
+            timeout_ms=self._timeout_ms(options),
+            sync=options.durability is Durability.ALWAYS,
+        )
+
+    def counter(self, stream: ClientStream, msgid: int, get: messages.Get) -> None:
+        """What a counter says, and after which version a part must begin."""
+        admission.check_key(get.key)
+        self.start(stream, msgid, self._counter(get))
+
+    async def _counter(self, get: messages.Get) -> list[Any]:
+        options, read = get.options, Waiting()
+        level = options.consistency
+        if level is Consistency.LINEARIZABLE:
+            raise errors.Unsupported(what="counter at linearizable (use incr, and get)")
+        self._coordinator.read(
+            read, 0, key=get.key, consistency=level, r=options.r, timeout_ms=self._timeout_ms(options)
+        )
+        found = (await read.read()).newest
+        if found is None:
+            return messages.encode_counter_state(messages.CounterState(0, 0, False))
+        if records.flags_of(found) & records.FLAG_STRONG:
+            raise errors.NeedsRegister
+        if not records.flags_of(found) & records.FLAG_COUNTER:
+            if records.is_live(found, self._coordinator.trusted_now()):
+                raise errors.NotACounter
+            state = messages.CounterState(records.version_of(found), 0, False)
+            return messages.encode_counter_state(state)
+        payload = records.payload_of(found)
+        state = messages.CounterState(counters.generation_of(payload), counters.total_of(payload), True)
+        return messages.encode_counter_state(state)
+
     # --- batches ------------------------------------------------------------------------
 
     def get_many(self, stream: ClientStream, msgid: int, request: messages.GetMany) -> None:
         """One read for each key."""
         options = request.options
+        if options.consistency is Consistency.LINEARIZABLE:
+            timeout_ms = self._timeout_ms(options)
+            reads = [self._linear.read(key, timeout_ms, head=options.head) for key in request.keys]
+            self.start(stream, msgid, _together(reads))
+            return
         gather = Gather(stream, msgid, len(request.keys), self._coordinator.trusted_now, head=options.head)
         for at, key in enumerate(request.keys):
             try:
@@ -137,12 +270,26 @@ class Verbs:
         """One write for each pair."""
         options = request.options
         expires_ms = self.expires(options) if options.ttl_ms or options.expires_ms else 0
+        if options.consistency is Consistency.LINEARIZABLE:
+            timeout_ms, first, operation = self._timeout_ms(options), _is_first(options), request.operation
+            puts = [
+                self._linear.put(key, operation, value, expires_ms, timeout_ms, first=first)
+                for key, value in request.items
+            ]
+            self.start(stream, msgid, _together(puts))
+            return
         gather = Gather(stream, msgid, len(request.items), self._coordinator.trusted_now, head=False)
         for at, (key, value) in enumerate(request.items):
             self._write_one(gather, at, key, Kind.VALUE, value, expires_ms, request.operation, options)
 
     def delete_many(self, stream: ClientStream, msgid: int, request: messages.DeleteMany) -> None:
         """One tombstone for each key."""
+        options = request.options
+        if options.consistency is Consistency.LINEARIZABLE:
+            timeout_ms, first, operation = self._timeout_ms(options), _is_first(options), request.operation
+            deletes = [self._linear.delete(key, operation, timeout_ms, first=first) for key in request.keys]
+            self.start(stream, msgid, _together(deletes))
+            return
         gather = Gather(stream, msgid, len(request.keys), self._coordinator.trusted_now, head=False)
         for at, key in enumerate(request.keys):
             self._write_one(gather, at, key, Kind.TOMBSTONE, b"", 0, request.operation, request.options)

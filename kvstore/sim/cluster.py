@@ -9,9 +9,11 @@ from typing import Any
 from kvstore import errors
 from kvstore.client.client import Client
 from kvstore.core.topology import NodeInfo, Topology
-from kvstore.node.node import Node, World
+from kvstore.node.node import Node
 from kvstore.node.options import NodeOptions
+from kvstore.node.parts import World
 from kvstore.sim.disk import SimFiles, SimWorker
+from kvstore.sim.faults import CLIENTS
 from kvstore.sim.host import Incarnation, SimClock
 from kvstore.sim.loop import SimLoop
 from kvstore.sim.network import Network
@@ -23,8 +25,16 @@ from kvstore.storage.store import Store
 from kvstore.types import NodeId
 
 CLIENT_PORT, PEER_PORT = 7401, 7501
+
+CLIENT_CLOCKS_MS = (0.0, 0.0, 250.0, -5_000.0, 3_600_000.0, -86_400_000.0)
+"""How wrong a client's clock may be: nothing depends on it."""
 DIRECTORY = "/data"
 _CLUSTER = "51" * 16
+
+
+def address(number: int) -> str:
+    """Of a node's machine, or of a client's."""
+    return f"10.0.0.{number}" if number < CLIENTS else f"10.1.0.{number - CLIENTS}"
 
 
 class Machine:
@@ -32,11 +42,14 @@ class Machine:
 
     def __init__(self, number: int, loop: SimLoop, dice: random.Random) -> None:
         self.number = NodeId(number)
-        self.host = f"10.0.0.{number}"
-        self.clock = SimClock(loop.time, offset_ms=dice.uniform(-100, 100), drift=dice.uniform(-1e-5, 1e-5))
+        self.host = address(number)
+        self.offset_ms, self.drift = dice.uniform(-100, 100), dice.uniform(-1e-5, 1e-5)
+        """What its clock is off by in good times."""
+        self.clock = SimClock(loop.time, offset_ms=self.offset_ms, drift=self.drift)
         self.files = SimFiles(random.Random(dice.getrandbits(64)))
         self.backing = Backing()
         self.slowness = [1.0]
+        self.workers: list[SimWorker] = []
         self.incarnation: Incarnation | None = None
         self.node: Node | None = None
         self.refused: errors.StartError | None = None
@@ -46,6 +59,11 @@ class Machine:
     def runs(self) -> bool:
         """Whether a process runs here (a paused one does)."""
         return self.incarnation is not None and not self.incarnation.dead
+
+    def set_clock_right(self) -> None:
+        """As right as it is in good times: as if somebody had asked a time server."""
+        self.clock.drift = self.drift
+        self.clock.offset_ms = self.offset_ms
 
 
 class Cluster:
@@ -78,6 +96,7 @@ class Cluster:
         machine = self.machines[number]
         assert not machine.runs
         machine.incarnation = incarnation = Incarnation(machine.host)
+        self.network.speak(machine.host)
         self.trace("start", machine.host)
         try:
             node = incarnation.context.run(self._open, machine)
@@ -96,9 +115,17 @@ class Cluster:
         def power_cut() -> None:
             self.crash(int(machine.number))
 
-        def worker() -> SimWorker:
-            return SimWorker(self.loop, dice, on_power_cut=power_cut, slowness=machine.slowness)
+        def worker(name: str) -> SimWorker:
+            return SimWorker(
+                self.loop,
+                dice,
+                machine.files,
+                on_power_cut=power_cut,
+                on_done=lambda: self.trace("disk", machine.host, name),
+                slowness=machine.slowness,
+            )
 
+        machine.workers = [worker("log"), worker("flush")]
         holder: list[Node] = []
 
         def on_failure(failure: BaseException) -> None:
@@ -107,13 +134,14 @@ class Cluster:
 
         store = Store.open(
             files=machine.files,
-            worker=worker(),
-            flusher=worker(),
+            worker=machine.workers[0],
+            flusher=machine.workers[1],
             engine=MemoryEngine(machine.backing),
             directory=DIRECTORY,
             identity=Identity(_CLUSTER, f"{machine.number:032x}", machine.number, "5a" * 16),
             options=StoreOptions(segment_bytes=1 << 16, memtable_bytes=1 << 14),
             on_failure=on_failure,
+            clock=machine.clock,
         )
         node = Node(
             topology=self.topology,
@@ -132,13 +160,34 @@ class Cluster:
     async def _serve(self, node: Node, incarnation: Incarnation) -> None:
         try:
             await node.serve()
-        except errors.Crashed:
-            self.trace("ended", incarnation.host)
+        except errors.Crashed as error:
+            self.trace("ended", incarnation.host, error.message)
         except BaseException as error:
             self.failures.append(error)
             raise
         finally:
-            incarnation.dead = True
+            if not incarnation.dead:
+                incarnation.dead = True
+                self.network.crash(incarnation, silent=False)
+                self.machines[node.number].files.crash(power=False)
+
+    def stop(self, number: int) -> None:
+        """Ask a process to end in order, as with SIGTERM."""
+        machine = self.machines[number]
+        if machine.runs and machine.node is not None:
+            self.trace("stop", machine.host)
+            machine.node.stop()
+
+    def kill(self, number: int) -> None:
+        """The process is gone, as with SIGKILL; the machine keeps what it had written, synced or not."""
+        machine = self.machines[number]
+        if machine.runs and machine.incarnation is not None:
+            self.trace("kill", machine.host)
+            machine.incarnation.dead = True
+            machine.incarnation.held.clear()
+            self.network.crash(machine.incarnation, silent=False)
+            machine.files.crash(power=False)
+            machine.node = None
 
     def crash(self, number: int) -> None:
         """The machine loses power: the process is gone, and what was not synced may be."""
@@ -149,7 +198,9 @@ class Cluster:
         self.trace("crash", machine.host)
         machine.incarnation.dead = True
         machine.incarnation.held.clear()
-        self.network.crash(machine.incarnation)
+        self.network.crash(machine.incarnation, silent=self.dice.random() < 0.5)
+        for worker in machine.workers:
+            worker.power_lost()
         machine.files.crash()
         machine.node = None
 
@@ -167,19 +218,15 @@ class Cluster:
             self.trace("resume", machine.host)
             self.loop.resume(machine.incarnation)
 
-    def cut(self, pairs: list[tuple[int, int]]) -> None:
-        """Cut directed links between machines."""
-        for src, dst in pairs:
-            self.trace("cut", src, dst)
-            self.network.cuts.add((self.machines[src].host, self.machines[dst].host))
-
     def heal(self) -> None:
         """Everything as it should be: links, clocks, disks, processes."""
         self.trace("heal")
-        self.network.heal()
+        self.network.cuts.clear()
+        self.network.slow.clear()
+        self.network.kick()
         for number, machine in self.machines.items():
-            machine.clock.offset_ms = max(min(machine.clock.offset_ms, 100), -100)
-            machine.files.refuse_writes = False
+            machine.set_clock_right()
+            machine.files.refuse_writes = machine.files.fail_syncs = False
             machine.files.fuse = 0
             machine.slowness[0] = 1.0
             self.resume(number)
@@ -187,12 +234,12 @@ class Cluster:
                 self.start(number)
 
     async def client(self, number: int, url: str | None = None, **options: Any) -> Client:
-        """A client on a machine of its own, 10.1.0.`number`."""
+        """A client on machine `CLIENTS + number`."""
         return await Client.connect(
             url or self.urls,
-            clock=SimClock(self.loop.time),
+            clock=SimClock(self.loop.time, offset_ms=self.dice.choice(CLIENT_CLOCKS_MS)),
             dice=random.Random(self.dice.getrandbits(64)),
-            local_addr=(f"10.1.0.{number}", 0),
+            local_addr=(address(CLIENTS + number), 0),
             **options,
         )
 

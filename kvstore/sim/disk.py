@@ -8,7 +8,9 @@ journals do. A fuse cuts the power in the middle of a chosen operation.
 from __future__ import annotations
 
 import errno
+from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 
@@ -61,8 +63,10 @@ class SimFile:
         return bytes(self._content.current[offset : offset + size])
 
     def sync(self) -> None:
-        """Everything written is now on the disk."""
+        """Everything written is now on the disk. A disk that fails says so, and keeps nothing for sure."""
         self._disk.step()
+        if self._disk.fail_syncs:
+            raise OSError(errno.EIO, "Input/output error")
         for offset, data in self._content.pending:
             _apply(self._content.durable, offset, data)
         self._content.pending.clear()
@@ -98,6 +102,8 @@ class SimFiles:
         """Operations until the power is cut; 0: never."""
         self.refuse_writes = False
         """Every write that needs space fails, as on a full disk."""
+        self.fail_syncs = False
+        """Every sync of a file fails, as on a dying disk."""
 
     def step(self) -> None:
         """One operation; the fuse may blow here."""
@@ -162,8 +168,11 @@ class SimFiles:
         self.sync_dir(_parent(path))
 
     def rename(self, old: str, new: str) -> None:
-        """Move a file."""
-        self._move(old, old, new, self._content(old))
+        """Move a file; what had the new name gives its space back."""
+        content, replaced = self._content(old), self._names.get(new)
+        if replaced is not None and replaced is not content:
+            self._used -= len(replaced.current)
+        self._move(old, old, new, content)
 
     def remove(self, path: str) -> None:
         """Delete a file."""
@@ -198,9 +207,12 @@ class SimFiles:
         self._locks.add(path)
         return lambda: self._locks.discard(path)
 
-    def crash(self) -> None:
-        """The machine lost power: keep what is certain, and of the rest what the dice say."""
+    def crash(self, *, power: bool = True) -> None:
+        """The process is gone; with its power: keep what is certain, and of the rest what the dice say."""
         self._locks.clear()
+        self.fuse = 0
+        if not power:
+            return
         self.fuse = 0
         kept = self._dice.randrange(0, len(self._moves) + 1)
         for move in self._moves[:kept]:
@@ -252,51 +264,86 @@ def _parent(path: str) -> str:
 
 
 class SimWorker:
-    """`ports.Worker`: jobs in order, each after a drawn latency, as callbacks of the process."""
+    """`ports.Worker`: jobs in order, each after a drawn latency, as callbacks of the process.
+
+    A job is carried out within its latency and answered at the end of it, so a crash may fall before,
+    into, or behind what the job does to the disk.
+    """
 
     def __init__(
-        self, loop: Any, dice: Any, *, on_power_cut: Callable[[], None], slowness: list[float]
+        self,
+        loop: Any,
+        dice: Any,
+        files: SimFiles,
+        *,
+        on_power_cut: Callable[[], None],
+        on_done: Callable[[], None],
+        slowness: list[float],
     ) -> None:
         self._loop = loop
         self._dice = dice
+        self._files = files
         self._on_power_cut = on_power_cut
+        self._on_done = on_done
         self._slowness = slowness
-        self._armed = False
-        self._jobs: list[tuple[Callable[[], Any], Callable[[Any, BaseException | None], None]]] = []
+        self._jobs: deque[tuple[Callable[[], Any], Callable[[Any, BaseException | None], None]]] = deque()
+        self._result: tuple[Any, BaseException | None] | None = None
+        """Of the first job, once it was carried out and is not answered."""
 
     def submit(self, job: Callable[[], Any], done: Callable[[Any, BaseException | None], None]) -> None:
         """Queue a job."""
         self._jobs.append((job, done))
-        self._arm()
+        if len(self._jobs) == 1:
+            self._begin()
 
     def close(self) -> None:
         """Do what was submitted, now."""
         while self._jobs:
-            self._run_first()
+            if self._result is not None or self._carry_out():
+                self._answer()
 
-    def _arm(self) -> None:
-        if self._armed:
-            return
-        self._armed = True
+    def power_lost(self) -> None:
+        """The machine goes down: the job at hand gets as far as the dice say."""
+        if self._jobs and self._result is None:
+            job, _ = self._jobs[0]
+            self._files.fuse = self._dice.randrange(4)
+            if self._files.fuse:  # else it had not begun
+                with suppress(PowerCutError, OSError):
+                    job()
+            self._files.fuse = 0
+        self._jobs.clear()
+
+    def _begin(self) -> None:
         latency = (0.0002 + self._dice.random() * 0.0006) * self._slowness[0]
-        self._loop.call_later(latency, self._next)
+        self._loop.call_later(latency * 0.7, self._job_due, self._jobs[0], latency * 0.3)
 
-    def _next(self) -> None:
-        self._armed = False
-        if self._jobs:
-            self._run_first()
-        if self._jobs:
-            self._arm()
+    def _job_due(self, first: Any, rest: float) -> None:
+        if self._jobs and self._jobs[0] is first and self._result is None and self._carry_out():
+            self._loop.call_later(rest, self._answer_due, first)
 
-    def _run_first(self) -> None:
-        job, done = self._jobs[0]
-        result, failure = None, None
+    def _answer_due(self, first: Any) -> None:
+        if self._jobs and self._jobs[0] is first:
+            self._answer()
+
+    def _carry_out(self) -> bool:
+        """Do the first job; False when the power went."""
+        job, _ = self._jobs[0]
         try:
-            result = job()
+            self._result = job(), None
         except PowerCutError:
+            self._jobs.clear()
             self._on_power_cut()
-            return
+            return False
         except Exception as error:  # noqa: BLE001  as the thread of the real one
-            failure = error
-        self._jobs.pop(0)
+            self._result = None, error
+        else:
+            self._on_done()
+        return True
+
+    def _answer(self) -> None:
+        assert self._result is not None
+        (result, failure), self._result = self._result, None
+        _, done = self._jobs.popleft()
+        if self._jobs:
+            self._begin()
         done(result, failure)

@@ -1,9 +1,9 @@
 """What goes wrong, as data: a pure function of the seed.
 
 Swarm testing: each run draws which kinds of faults it has and how hard, so that some runs have none of
-a kind and others a lot. At most a minority of the nodes is down, paused, skewed or full at a time, but
-for a blackout, which takes all of them; links may be cut between any. Kinds and ranges after FoundationDB
-and TigerBeetle.
+a kind and others a lot. Faults come in two lanes. In the first, one after the other, what befalls nodes: at
+most a minority at a time, but for a blackout, which takes all of them. In the second, beside it, what befalls
+links, disks and a single clock. Kinds and ranges after FoundationDB and TigerBeetle.
 """
 
 from __future__ import annotations
@@ -11,10 +11,14 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field
 
-KINDS = (
-    "crash", "power_cut", "blackout", "isolate", "halves", "one_way", "slow", "chop", "pause", "clock",
-    "disk_full", "stall",
+NODE_KINDS = (
+    "crash", "kill", "power_cut", "blackout", "restart", "pause", "isolate", "halves", "one_way",
+    "disk_full", "bad_disk",
 )  # fmt: skip
+SIDE_KINDS = ("slow", "chop", "reset", "client_cut", "clock", "drift", "stall")
+KINDS = NODE_KINDS + SIDE_KINDS
+CLIENTS = 1_000
+"""Machines from this number on are those of clients."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,54 +45,76 @@ class Plan:
     faults: tuple[Fault, ...] = field(default_factory=tuple)
 
 
-def plan(seed: int, *, nodes: int, seconds: float, kinds: tuple[str, ...] = KINDS) -> Plan:
+def plan(seed: int, *, nodes: int, seconds: float, clients: int = 4, kinds: tuple[str, ...] = KINDS) -> Plan:
     """Draw the faults of a run. The last one is over before `seconds`."""
     dice = random.Random(f"faults {seed}")
-    armed = tuple(kind for kind in kinds if dice.random() < 0.45)
+    armed = tuple(kind for kind in kinds if dice.random() < 0.35)
     if not armed:
         armed = (dice.choice(kinds),) if kinds else ()
     faults: list[Fault] = []
-    now = dice.uniform(0.2, 0.8)
-    while armed and now < seconds - 1:
-        lasts = min(dice.choice((0.1, 0.5, 1.0, 2.5, 4.0)) * dice.uniform(0.5, 1.5), seconds - now - 0.1)
-        faults.append(_draw(dice, dice.choice(armed), now, lasts, nodes))
-        # The next one comes when this one is over: what a quorum survives is a minority at a time.
-        now += lasts + dice.uniform(0.1, 0.8)
-    return Plan(armed, tuple(faults))
+    for lane in (NODE_KINDS, SIDE_KINDS):
+        here = [kind for kind in armed if kind in lane]
+        now = dice.uniform(0.2, 0.8)
+        while here and now < seconds - 1:
+            lasts = min(dice.choice((0.1, 0.5, 1.0, 2.5, 4.0)) * dice.uniform(0.5, 1.5), seconds - now - 0.1)
+            faults.append(_draw(dice, dice.choice(here), now, lasts, nodes, clients))
+            # The next one comes when this one is over: what a quorum survives is a minority at a time.
+            now += lasts + dice.uniform(0.1, 0.8)
+    return Plan(armed, tuple(sorted(faults, key=lambda fault: fault.at)))
 
 
-def _draw(dice: random.Random, kind: str, at: float, lasts: float, nodes: int) -> Fault:
+def _draw(dice: random.Random, kind: str, at: float, lasts: float, nodes: int, clients: int) -> Fault:
     everyone = list(range(1, nodes + 1))
     few = tuple(sorted(dice.sample(everyone, dice.randint(1, (nodes - 1) // 2))))
-    rest = [n for n in everyone if n not in few]
     match kind:
-        case "isolate":
-            one = few[0]
-            pairs = [(one, n) for n in everyone if n != one] + [(n, one) for n in everyone if n != one]
-        case "halves":
-            pairs = [(a, b) for a in few for b in rest] + [(b, a) for a in few for b in rest]
-        case "one_way":
-            pairs = (
-                [(a, b) for a in few for b in rest]
-                if dice.random() < 0.5
-                else [(b, a) for a in few for b in rest]
-            )
-        case "slow":
-            pairs = [(a, b) for a in everyone for b in everyone if a != b and dice.random() < 0.4]
-            return Fault(at, lasts, kind, pairs=tuple(pairs), amount=dice.choice((0.005, 0.05, 0.3)))
-        case "blackout":
+        case "isolate" | "halves" | "one_way" | "slow" | "client_cut":
             return Fault(
-                at, min(lasts, 1.0), kind, nodes=tuple(everyone), amount=dice.choice((1.0, 50.0, 300.0))
+                at,
+                lasts,
+                kind,
+                pairs=_links(dice, kind, everyone, few, clients),
+                amount=_slowness(dice, kind),
             )
+        case "blackout":
+            amount = dice.choice((1.0, 50.0, 300.0))
+            return Fault(at, min(lasts, 1.0), kind, nodes=tuple(everyone), amount=amount)
         case "chop":
             return Fault(at, lasts, kind, amount=dice.uniform(0.3, 1.0))
         case "power_cut":
             return Fault(at, lasts, kind, nodes=few[:1], amount=dice.randint(1, 12))
         case "clock":
             amount = dice.choice((-1, 1)) * dice.choice((80.0, 400.0, 2_000.0, 3_600_000.0, 86_400_000.0))
+            # Sometimes a whole minority goes wrong alike, as when it asks the same broken time server.
+            return Fault(at, lasts, kind, nodes=few if dice.random() < 0.4 else few[:1], amount=amount)
+        case "drift":
+            amount = dice.choice((-1, 1)) * dice.choice((0.001, 0.05, 0.3))
             return Fault(at, lasts, kind, nodes=few[:1], amount=amount)
         case "stall":
             return Fault(at, lasts, kind, nodes=few, amount=dice.choice((10.0, 100.0, 1000.0)))
         case _:
             return Fault(at, lasts, kind, nodes=few)
-    return Fault(at, lasts, kind, pairs=tuple(pairs))
+
+
+def _slowness(dice: random.Random, kind: str) -> float:
+    return dice.choice((0.005, 0.05, 0.3)) if kind == "slow" else 0.0
+
+
+def _links(
+    dice: random.Random, kind: str, everyone: list[int], few: tuple[int, ...], clients: int
+) -> tuple[tuple[int, int], ...]:
+    rest = [n for n in everyone if n not in few]
+    match kind:
+        case "isolate":
+            near, far, ways = [few[0]], [n for n in everyone if n != few[0]], 3
+        case "slow":
+            near, far, ways = everyone, everyone, 1
+        case "client_cut":
+            near, far = [CLIENTS + n for n in range(1, clients + 1) if dice.random() < 0.5], everyone
+            # Often only the way back: requests are done and nobody is told.
+            ways = dice.choice((1, 2, 2, 3))
+        case _:
+            near, far, ways = list(few), rest, 3 if kind == "halves" else dice.choice((1, 2))
+    there = [(a, b) for a in near for b in far if ways & 1 and a != b]
+    back = [(b, a) for a in near for b in far if ways & 2]
+    chance = {"slow": 0.4, "client_cut": 0.6}.get(kind, 1.0)
+    return tuple(pair for pair in there + back if chance == 1.0 or dice.random() < chance)

@@ -41,20 +41,33 @@ class Incarnation:
 class SimClock:
     """`ports.Clock` of one machine: simulated time, plus what is wrong with its wall clock."""
 
-    __slots__ = ("_time", "drift", "offset_ms")
+    __slots__ = ("_drift", "_since", "_time", "offset_ms")
 
     EPOCH_MS = 1_790_000_000_000
     """Simulated time begins here; any instant after 2024 would do."""
 
     def __init__(self, time: Callable[[], float], *, offset_ms: float = 0.0, drift: float = 0.0) -> None:
         self._time = time
+        self._since = time()
+        self._drift = drift
         self.offset_ms = offset_ms
-        self.drift = drift
+        """How far the wall clock is ahead, apart from what it gained since the drift was set."""
+
+    @property
+    def drift(self) -> float:
         """Seconds the wall clock gains for each second."""
+        return self._drift
+
+    @drift.setter
+    def drift(self, drift: float) -> None:
+        now = self._time()
+        self.offset_ms += (now - self._since) * 1000 * self._drift
+        self._since, self._drift = now, drift
 
     def wall_ms(self) -> int:
         """Milliseconds since 1970, as this machine believes."""
-        return int(self.EPOCH_MS + self._time() * 1000 * (1 + self.drift) + self.offset_ms)
+        now = self._time()
+        return int(self.EPOCH_MS + now * 1000 + self.offset_ms + (now - self._since) * 1000 * self._drift)
 
     def monotonic(self) -> float:
         """Seconds of simulated time."""

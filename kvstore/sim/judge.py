@@ -37,7 +37,7 @@ class Operation:
 
     client: int
     kind: str
-    """put, delete, touch, get"""
+    """put, delete, touch, get; of registers also cas, incr"""
     key: str
     level: str
     began: float
@@ -50,6 +50,10 @@ class Operation:
     """ok, refused (definite), unresolved, open."""
     version: int = 0
     superseded: bool = False
+    expected: int = 0
+    """Of a compare-and-set: the version it wanted."""
+    number: int = 0
+    """Of an increment: by how much, then the number after it."""
     final: bool = False
     """Made after healing, when nobody else is at work."""
     error: str = ""

@@ -171,12 +171,18 @@ class Transport:
             self._write_paused = False
             self.soon(self._resume_writing)
 
-    def crashed(self) -> None:
-        """The process on this side is gone: the system resets the connection."""
+    def mute(self) -> None:
+        """The process on this side is gone, with all that it had not sent."""
         self._lost = True
         self.out.queue.clear()
         self.out.size = 0
-        self.out.put(_RESET)
+
+    def broken(self) -> None:
+        """The connection is no more."""
+        self._closing = True
+        self.out.queue.clear()
+        self.out.size = 0
+        self.soon(self._lose, ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"))
 
     def _data(self, data: bytes) -> None:
         if not self._lost:
@@ -218,6 +224,8 @@ class Network:
         self._dice = dice
         self._listening: dict[tuple[str, int], tuple[Incarnation | None, Callable[[], Any]]] = {}
         self._ends: list[Transport] = []
+        self._silent: list[Transport] = []
+        """Ends that lost power and have told nobody yet."""
         self._next_port = 40_000
         self.cuts: set[tuple[str, str]] = set()
         """Directed: (source, destination)."""
@@ -295,30 +303,44 @@ class Network:
         theirs = Transport(self, listener[0], back, (there, here))
         out.to, back.to, mine.peer, theirs.peer = theirs, mine, theirs, mine
         self._ends += (mine, theirs)
-        theirs.protocol = listener[1]()
+        theirs.protocol = listener[1]() if listener[0] is None else listener[0].context.run(listener[1])
         theirs.soon(theirs.protocol.connection_made, theirs)
         mine.protocol = factory()
         mine.protocol.connection_made(mine)
         return mine, mine.protocol
 
-    def crash(self, incarnation: Incarnation) -> None:
-        """A process is gone: its ports close, its connections are reset."""
+    def crash(self, incarnation: Incarnation, *, silent: bool) -> None:
+        """A process is gone: its ports close, its connections are reset.
+
+        Silent: the whole machine is; the others hear of it when it is up again.
+        """
         for key in [key for key, (owner, _) in self._listening.items() if owner is incarnation]:
             del self._listening[key]
         for end in [end for end in self._ends if end.owner is incarnation]:
             self.forget(end)
-            end.crashed()
+            end.mute()
+            self._silent.append(end)
+        if not silent:
+            self.speak(incarnation.host)
+
+    def speak(self, host: str) -> None:
+        """A machine is up, and answers what comes for its dead processes with resets."""
+        for end in [end for end in self._silent if end.out.src == host]:
+            self._silent.remove(end)
+            end.out.put(_RESET)
+
+    def reset(self, host: str) -> None:
+        """Something on the way breaks half of a machine's connections; what was on the way is lost."""
+        for end in list(self._ends):
+            if end.out.src == host and self._dice.random() < 0.5:
+                for side in (end, end.peer):
+                    if side is not None:
+                        side.broken()
 
     def forget(self, end: Transport) -> None:
         """A connection's end is over."""
         if end in self._ends:
             self._ends.remove(end)
-
-    def heal(self) -> None:
-        """All links as they should be; what was held goes on."""
-        self.cuts.clear()
-        self.slow.clear()
-        self.kick()
 
     def kick(self) -> None:
         """Cuts changed: let go what may go."""

@@ -14,10 +14,12 @@ from dataclasses import dataclass
 from kvstore.client.client import Client
 from kvstore.sim.cluster import Cluster
 from kvstore.sim.faults import KINDS, Plan, plan
-from kvstore.sim.judge import Operation, Verdict, judge
+from kvstore.sim.judge import LATE_S, Operation, Verdict, judge
+from kvstore.sim.judge_registers import judge_registers
 from kvstore.sim.loop import SimLoop
 from kvstore.sim.loop import run as run_loop
 from kvstore.sim.nemesis import Nemesis
+from kvstore.sim.register_workload import COUNTER_KEYS, MIXED_KEYS, REGISTER_KEYS
 from kvstore.sim.workload import PLAIN_KEYS, TIMED_KEYS, TOUCHED_KEYS, Workload
 
 SETTLE_S = 9.0
@@ -33,6 +35,8 @@ class Shape:
     clients: int = 4
     seconds: float = 8.0
     kinds: tuple[str, ...] = KINDS
+    registers: float | None = None
+    """Share of calls that are linearizable; None: drawn."""
 
 
 @dataclass(slots=True)
@@ -48,6 +52,8 @@ class Outcome:
     seconds: float
     trace: list[str]
     history: list[Operation]
+    registers: list[Operation]
+    """The calls of linearizable registers."""
 
 
 def simulate(seed: int, shape: Shape | None = None, *, keep_trace: bool = False) -> Outcome:
@@ -63,7 +69,7 @@ async def _main(seed: int, shape: Shape, *, keep_trace: bool) -> Outcome:
     for number in cluster.machines:
         cluster.start(number)
     await asyncio.sleep(1.0)
-    workload = Workload(loop, cluster.trace, random.Random(cluster.dice.getrandbits(64)))
+    workload = Workload(loop, cluster.trace, random.Random(cluster.dice.getrandbits(64)), shape.registers)
     clients = [await _client(cluster, number) for number in range(1, shape.clients + 1)]
     begin = loop.time()
     async with asyncio.TaskGroup() as tasks:
@@ -75,6 +81,14 @@ async def _main(seed: int, shape: Shape, *, keep_trace: bool) -> Outcome:
     await _final_calls(cluster, workload)
     spans = [(begin + fault.at, begin + fault.at + fault.lasts) for fault in faults.faults]
     verdict = judge(workload.history, fault_spans=spans, timed_keys=frozenset(TIMED_KEYS + TOUCHED_KEYS))
+    registers = workload.registers.history
+    verdict.violations += judge_registers(registers)
+    verdict.violations += [f"stuck: {op}" for op in registers if op.final and op.outcome != "ok"]
+    verdict.violations += [
+        f"late: {op}"
+        for op in registers
+        if op.ended is not None and op.ended - op.began > 2 * op.timeout + LATE_S
+    ]
     verdict.violations += [f"ended: {failure!r}" for failure in cluster.failures]
     verdict.violations += [
         f"refused-start: {machine.refused.message}"
@@ -90,11 +104,12 @@ async def _main(seed: int, shape: Shape, *, keep_trace: bool) -> Outcome:
         verdict,
         cluster.trace.digest,
         faults,
-        len(workload.history),
-        sum(op.outcome == "ok" for op in workload.history),
+        len(workload.history) + len(registers),
+        sum(op.outcome in ("ok", "lost") for op in workload.history + registers),
         loop.time(),
         cluster.trace.lines,
         workload.history,
+        registers,
     )
 
 
@@ -115,6 +130,9 @@ async def _final_calls(cluster: Cluster, workload: Workload) -> None:
         for key in PLAIN_KEYS + TIMED_KEYS + TOUCHED_KEYS:
             await workload.call(client, 100 + number, "get", key, "all", timeout=3.0, final=True)
         await workload.call(client, 100 + number, "put", f"after-{number}", "quorum", timeout=3.0, final=True)
+        for key in REGISTER_KEYS + MIXED_KEYS + COUNTER_KEYS:
+            await workload.registers.call(client, 100 + number, "get", key, timeout=3.0, final=True)
+        await workload.registers.call(client, 100 + number, "incr", COUNTER_KEYS[0], timeout=3.0, final=True)
         await client.close()
     client = await cluster.client(200)
     for key in PLAIN_KEYS:

@@ -9,6 +9,7 @@ from kvstore import errors
 from kvstore.client.client import Client
 from kvstore.sim.judge import Operation
 from kvstore.sim.loop import SimLoop
+from kvstore.sim.register_workload import RegisterWorkload
 from kvstore.sim.trace import Trace
 
 PLAIN_KEYS = tuple(f"plain-{n}" for n in range(5))
@@ -20,11 +21,16 @@ _LEVELS = ("quorum",) * 8 + ("one", "all")
 class Workload:
     """Runs clients and keeps their history."""
 
-    def __init__(self, loop: SimLoop, trace: Trace, dice: random.Random) -> None:
+    def __init__(
+        self, loop: SimLoop, trace: Trace, dice: random.Random, registers: float | None = None
+    ) -> None:
         self._loop = loop
         self._trace = trace
         self._dice = dice
         self._count = 0
+        self.registers = RegisterWorkload(loop, trace, random.Random(dice.getrandbits(64)))
+        drawn = dice.choice((0.0, 0.4, 0.4, 0.8))
+        self._register_share = drawn if registers is None else registers
         self.history: list[Operation] = []
 
     async def drive(self, number: int, client: Client, until: float) -> None:
@@ -32,6 +38,10 @@ class Workload:
         dice = self._dice
         pace = dice.choice((0.005, 0.02, 0.08))
         while self._loop.time() < until:
+            if dice.random() < self._register_share:
+                await self.registers.step(number, client)
+                await asyncio.sleep(dice.expovariate(1 / pace))
+                continue
             timed = dice.random() < 0.3
             keys = TIMED_KEYS + TOUCHED_KEYS if timed else PLAIN_KEYS
             key = dice.choice(keys)

@@ -88,8 +88,11 @@ class Engine(Protocol):
         """Put records in ascending key order into the slice, with expiry keys where they have one."""
         ...
 
-    def retire(self, expiry_keys: Sequence[bytes]) -> None:
-        """Take expiry keys out of the index; those that are not there do not matter."""
+    def retire(self, expiry_keys: Sequence[bytes], dropped: Sequence[bytes] = ()) -> None:
+        """Take expiry keys out of the index, and records out with nothing in their place.
+
+        Those that are not there do not matter.
+        """
         ...
 
     def seal(self, mark: Mark | None) -> Callable[[], None]:

@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from kvstore.ports import Worker
+from kvstore.storage import promises
 from kvstore.storage.engine import Engine, Full, Grow, Mark
 from kvstore.storage.memtable import Memtable
 
@@ -187,6 +188,9 @@ class Flush:
         retired, pairs = chunk
         if retired:
             self._engine.retire(retired)
+        if pairs and pairs[-1][0] >= promises.FIRST:
+            self._engine.retire((), [key for key, record in pairs if promises.is_over(key, record)])
+            pairs = [pair for pair in pairs if not promises.is_over(*pair)]
         if pairs:
             self._engine.put(pairs)
 

@@ -139,7 +139,7 @@ def _dump_segment(files: Files, path: str, number: int, last: int) -> Iterator[S
 
 def _entry(skey: bytes, record: bytes) -> EntrySeen:
     return EntrySeen(
-        int.from_bytes(skey[:2], "big"),
+        int.from_bytes(skey[:2], "big") & 0x7FFF,
         skey[2:],
         records.version_of(record),
         records.expires_of(record),

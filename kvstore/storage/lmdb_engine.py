@@ -173,11 +173,13 @@ class LmdbEngine:
 
         _translated(put)
 
-    def retire(self, expiry_keys: Sequence[bytes]) -> None:
-        """Take expiry keys out of the index."""
+    def retire(self, expiry_keys: Sequence[bytes], dropped: Sequence[bytes] = ()) -> None:
+        """Take expiry keys out of the index, and records out."""
         writer = self._writer
 
         def retire() -> None:
+            for skey in dropped:
+                writer.delete(skey)
             for key in expiry_keys:
                 writer.delete(key, db=self._expiry)
 

@@ -33,6 +33,7 @@ class Backing:
 @dataclass(slots=True)
 class _Slice:
     records: dict[bytes, bytes] = field(default_factory=dict)
+    dropped: set[bytes] = field(default_factory=set)
     expiring: dict[bytes, bool] = field(default_factory=dict)
     """Expiry key to whether it is there afterwards."""
 
@@ -102,9 +103,10 @@ class MemoryEngine:
             if record[8:16] != _ZERO8 and record[16] != _TOMBSTONE:
                 self._slice.expiring[expiry_key(record[8:16], skey)] = True
 
-    def retire(self, expiry_keys: Sequence[bytes]) -> None:
-        """Take expiry keys out of the index."""
+    def retire(self, expiry_keys: Sequence[bytes], dropped: Sequence[bytes] = ()) -> None:
+        """Take expiry keys out of the index, and records out."""
         assert self._slice is not None
+        self._slice.dropped.update(dropped)
         for key in expiry_keys:
             self._slice.expiring[key] = False
 
@@ -120,6 +122,8 @@ class MemoryEngine:
             if fresh:
                 # New lists, so that a reader on the loop keeps a whole one.
                 backing.keys = sorted(backing.keys + fresh)
+            if gone := [skey for skey in part.dropped if backing.records.pop(skey, None) is not None]:
+                backing.keys = sorted(set(backing.keys).difference(gone))
             if part.expiring:
                 kept = [key for key in backing.expiring if key not in part.expiring]
                 backing.expiring = sorted(kept + [key for key, there in part.expiring.items() if there])

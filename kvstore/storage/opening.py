@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from kvstore import errors
 from kvstore.ports import Files
 from kvstore.storage import identity as identities
-from kvstore.storage import recovery, segment, wal
+from kvstore.storage import promises, recovery, segment, wal
 from kvstore.storage.engine import Engine, Mark
 from kvstore.storage.group import Start
 from kvstore.storage.identity import Identity
@@ -33,6 +33,8 @@ class Opened:
     table: Memtable
     recovered: Recovered
     start: Start
+    promises: dict[bytes, int]
+    """Live ones, by storage key."""
 
 
 def open_directory(
@@ -94,7 +96,8 @@ def _open_locked(
     start = replay.start()
     if not engine.outlives_process:
         start = replay.recounted(start)
-    return Opened(release, owner, log, replay.table, recovered, start)
+    live = promises.load(engine, replay.table)
+    return Opened(release, owner, log, replay.table, recovered, start, live)
 
 
 @dataclass(slots=True)
@@ -128,6 +131,11 @@ class _Replay:
 
     def recounted(self, start: Start) -> Start:
         """Counts of what was replayed, for a base store that lost the rest."""
-        kinds = [record[16] for shard in self.table.shards.values() for record in shard.values()]
+        kinds = [
+            record[16]
+            for prefix, shard in self.table.shards.items()
+            if prefix < promises.FIRST
+            for record in shard.values()
+        ]
         dead = kinds.count(Kind.TOMBSTONE)
         return replace(start, keys=len(kinds) - dead, tombstones=dead)

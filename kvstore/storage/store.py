@@ -30,6 +30,7 @@ from kvstore.storage.group import Done, Group
 from kvstore.storage.identity import Identity
 from kvstore.storage.memtable import PREFIX_BYTES
 from kvstore.storage.options import StoreOptions
+from kvstore.storage.promises import Promises
 from kvstore.storage.reserve import Reserve
 from kvstore.storage.stats import StoreStats
 from kvstore.storage.tables import Tables
@@ -41,6 +42,7 @@ _SUPERSEDED = int(Applied.SUPERSEDED)
 _DUPLICATE = int(Applied.DUPLICATE)
 _DISK_FULL = int(Applied.DISK_FULL)
 _FAILED = int(Applied.FAILED)
+_NEEDS_REGISTER = int(Applied.NEEDS_REGISTER)
 _TOMBSTONE = int(Kind.TOMBSTONE)
 _ZERO8 = bytes(8)
 _NONE: dict[bytes, bytes] = {}
@@ -88,6 +90,9 @@ class Store:
             start=opened.start,
             on_failure=self._fail,
         )
+        self.promises = Promises(opened.promises, group=self._group, reserve=reserve, get=self.get)
+        """For the acceptor."""
+        self._promised = opened.promises
         self.conflicts = 0
         """Records of equal version and different bytes that were met. Correct nodes make none."""
         self.failed: BaseException | None = None
@@ -174,12 +179,13 @@ class Store:
                 old = self.get(skey)
         version = record[:8]
         # The first two conditions say for most records, without a call, that they are newer.
-        if (
-            old is not None
-            and (version <= old[:8] or (record[17] | old[17]) & records.FLAG_STRONG)
-            and not records.is_newer(record, old)
-        ):
-            return self._not_newer(record, old)
+        if old is not None and (version <= old[:8] or (record[17] | old[17]) & records.SPECIAL):
+            if not records.is_newer(record, old):
+                return self._not_newer(record, old, repair=repair)
+            if record[17] & records.FLAG_COUNTER:
+                record = records.merged(record, old)
+        if self._promised and self._is_promised_away(skey, record, repair=repair):
+            return _NEEDS_REGISTER
         if self._reserve.full and record[16] != _TOMBSTONE and not repair:
             self._reserve.check(now_ms)
             return _DISK_FULL
@@ -193,7 +199,20 @@ class Store:
             self.conflicts += 1
         return _REPLACED if old[8:16] == _ZERO8 or old[8:16] > now_ms.to_bytes(8, "big") else _APPLIED
 
-    def _not_newer(self, record: bytes, old: bytes) -> int:
+    def _is_promised_away(self, skey: bytes, record: bytes, *, repair: bool) -> bool:
+        """Whether a live promise stands against a plain write. A record that says as much as it ends it."""
+        at = self._promised.get(skey)
+        if at is None:
+            return False
+        if not record[17] & records.FLAG_STRONG:
+            return not repair
+        if int.from_bytes(record[:8], "big") >= at:
+            self.promises.end(skey)
+        return False
+
+    def _not_newer(self, record: bytes, old: bytes, *, repair: bool) -> int:
+        if not repair and old[17] & records.FLAG_STRONG and not record[17] & records.FLAG_STRONG:
+            return _NEEDS_REGISTER
         match records.compare(record, old):
             case Order.SAME:
                 return _DUPLICATE

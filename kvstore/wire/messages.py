@@ -13,6 +13,14 @@ from typing import Any, NamedTuple
 
 from kvstore import errors, limits
 from kvstore.types import OperationId
+from kvstore.wire.counter_messages import (
+    CounterAdd,
+    CounterState,
+    decode_counter_add,
+    decode_counter_state,
+    encode_counter_add,
+    encode_counter_state,
+)
 from kvstore.wire.greeting import PROTOCOL, Hello, decode_hello, encode_hello
 from kvstore.wire.options import Options, decode_options, encode_options, shown
 from kvstore.wire.peer_messages import (
@@ -27,6 +35,20 @@ from kvstore.wire.peer_messages import (
     decode_peer_write,
     encode_peer_page,
     encode_peer_scan,
+)
+from kvstore.wire.register_messages import (
+    Change,
+    Changed,
+    decode_change,
+    decode_changed,
+    decode_forward,
+    decode_shown,
+    decode_voted,
+    decode_votes,
+    encode_change,
+    encode_changed,
+    encode_forward,
+    outcome_of,
 )
 from kvstore.wire.results import FLAG_EXISTED, FLAG_SUPERSEDED, encode_receipt
 
@@ -241,6 +263,10 @@ __all__ = [
     "FLAG_SUPERSEDED",
     "OPERATION_BYTES",
     "PROTOCOL",
+    "Change",
+    "Changed",
+    "CounterAdd",
+    "CounterState",
     "DeleteMany",
     "Get",
     "GetMany",
@@ -253,8 +279,13 @@ __all__ = [
     "PutMany",
     "Retime",
     "Scan",
+    "decode_change",
+    "decode_changed",
+    "decode_counter_add",
+    "decode_counter_state",
     "decode_delete",
     "decode_delete_many",
+    "decode_forward",
     "decode_get",
     "decode_get_many",
     "decode_hello",
@@ -272,9 +303,17 @@ __all__ = [
     "decode_put_many",
     "decode_retime",
     "decode_scan",
+    "decode_shown",
     "decode_touch",
+    "decode_voted",
+    "decode_votes",
+    "encode_change",
+    "encode_changed",
+    "encode_counter_add",
+    "encode_counter_state",
     "encode_delete",
     "encode_delete_many",
+    "encode_forward",
     "encode_get",
     "encode_get_many",
     "encode_hello",
@@ -288,4 +327,5 @@ __all__ = [
     "encode_retime",
     "encode_scan",
     "encode_touch",
+    "outcome_of",
 ]

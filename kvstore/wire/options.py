@@ -27,6 +27,8 @@ class Options(NamedTuple):
     prefix: bytes = b""
     limit: int | None = None
     keys_only: bool = False
+    attempt: int | None = None
+    """The how-manieth try of the operation this is; None: the first."""
 
 
 _NONE = Options()
@@ -47,12 +49,14 @@ _FIELDS = {
     "prefix": "prefix",
     "limit": "limit",
     "keys_only": "keys_only",
+    "n": "attempt",
 }
 _RANGES = {
     "r": (1, limits.REPLICAS_MAX),
     "w": (1, limits.REPLICAS_MAX),
     "t": (1, limits.TIMEOUT_MS_MAX),
     "limit": (1, limits.SCAN_LIMIT_MAX),
+    "n": (1, 1_000),
 }
 _SHOWN_MAX = 60
 _CONTAINERS = {"tuple": "an array", "dict": "a map"}

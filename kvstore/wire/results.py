@@ -63,7 +63,6 @@ class Rows(NamedTuple):
 
 
 def encode_receipt(
-    *,
     version: int,
     epoch: int,
     acked: Sequence[int],

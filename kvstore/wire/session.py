@@ -77,13 +77,6 @@ class Session:
         """
         if self._error is not None:
             raise self._error
-        try:
-            return self._receive(data)
-        except errors.ProtocolError as error:
-            self._error = error
-            raise
-
-    def _receive(self, data: bytes) -> list[Frame]:
         unpacker = self._unpacker
         unpacker.feed(data)
         self._fed += len(data)
@@ -98,14 +91,16 @@ class Session:
                 whole = end
                 _check(frame)
                 frames.append(frame)
-        except errors.KVError:
+            self._whole = whole
+            waiting = self._fed - whole
+            if waiting > self._frame_max:
+                raise errors.FrameTooLarge(maximum=self._frame_max)
+        except errors.ProtocolError as error:
+            self._error = error
             raise
         except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
-            raise errors.Malformed(reason=str(error)[:200] or type(error).__name__) from None
-        self._whole = whole
-        waiting = self._fed - whole
-        if waiting > self._frame_max:
-            raise errors.FrameTooLarge(maximum=self._frame_max)
+            self._error = errors.Malformed(reason=str(error)[:200] or type(error).__name__)
+            raise self._error from None
         self.mid_frame = waiting > 0
         if self._frame_max < limits.FRAME_BYTES_MAX:
             self._tail = (self._tail + data)[-waiting:] if waiting else b""

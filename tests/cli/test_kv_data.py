@@ -140,6 +140,19 @@ def test_a_level_can_be_chosen_for_each_call(both: RunKv) -> None:
     assert both("get", "d13:a", "-r", "1").status == 0
 
 
+def test_every_call_that_has_a_level_takes_the_strongest_too(both: RunKv) -> None:
+    level = ("-c", "linearizable")
+    assert both("set", "d15:a", "v", *level).status == 0
+    assert both("get", "d15:a", *level).text == "v\n"
+    assert both("exists", "d15:a", *level).text == "yes\n"
+    assert both("expire", "d15:a", "2h", *level).status == 0
+    assert both("persist", "d15:a", *level).status == 0
+    assert both("mset", "d15:b", "1", "d15:c", "2", *level).status == 0
+    assert both("mget", "d15:b", "d15:c", *level).text == "d15:b\t1\nd15:c\t2\n"
+    assert both("del", "d15:a", "d15:b", *level).text == "2\n"
+    assert both("get", "d15:a", *level).status == 1
+
+
 @pytest.mark.e2e
 @pytest.mark.xdist_group("real")
 @pytest.mark.parametrize(
@@ -153,7 +166,8 @@ def test_a_level_can_be_chosen_for_each_call(both: RunKv) -> None:
         (("set", "k", "v", "--ttl", "999999999999"), 2, "KV-A03"),
         (("expire", "k", "0s"), 2, "KV-A03"),
         (("get", "k", "--consistency", "most"), 2, "KV-A04"),
-        (("get", "k", "--consistency", "linearizable"), 3, "KV-R01"),
+        (("get", "k", "--consistency", "linearizable", "-r", "2"), 2, "KV-A04"),
+        (("scan", "--consistency", "linearizable"), 3, "KV-R01"),
         (("set", "k", "v", "-w", "4"), 2, "KV-A04"),
         (("get", "k", "--timeout", "0"), 2, "KV-A05"),
         (("get", "k", "--url", "http://x"), 2, "KV-A05"),

@@ -91,7 +91,7 @@ def test_ctrl_c_is_130_and_silent(kv: RunKv, cluster: FakeCluster) -> None:
         (("scan", "a", "--prefix", "b"), "given twice"),
         (("up", "--nodes", "0"), "0"),
         (("completion", "tcsh"), "tcsh"),
-        (("explain", "KV-Q03"), "Try: kv explain KV-Q"),
+        (("explain", "KV-Q09"), "Try: kv explain KV-Q"),
         (("wal", "dump"), "missing argument"),
     ],
 )

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from tests.cli.conftest import RunKv
 
 ISSUE_COMMANDS = (
-    "set get del exists ttl expire persist mset mget scan locate import export shell "
+    "set get del exists cas incr getset resolve ttl expire persist mset mget scan locate lock "
+    "import export shell "
     "up down status server bench config wal explain completion options version"
 )
 
@@ -89,6 +90,8 @@ def test_completion_prints_a_script_for_the_shell(kv: RunKv, shell: str) -> None
         ([], "ex", {"exists", "expire", "export", "explain"}),
         (["config"], "", {"show", "check", "init"}),
         (["get", "k"], "--miss", {"--missing-ok"}),
+        (["set", "k", "v"], "--if", {"--if-absent", "--if-version", "--if-value"}),
+        (["cas", "k", "v"], "--exp", {"--expect", "--expect-version", "--expect-absent"}),
         (["export"], "--format", {"--format"}),
         (["export", "--format"], "c", {"csv"}),
         (["completion"], "z", {"zsh"}),
@@ -116,7 +119,8 @@ BANNED = {
     "rich", "prompt_toolkit", "structlog", "uvloop", "lmdb", "aiofiles", "textual", "pydantic", "fastapi",
     "tomllib", "multiprocessing", "csv", "http", "urllib.request", "importlib.metadata",
     "kvstore.node", "kvstore.storage", "kvstore.config", "kvstore.server", "kvstore.io.disk",
-    "kvstore_cli.up", "kvstore_cli.shell", "kvstore_cli.importing",
+    "kvstore_cli.up", "kvstore_cli.shell", "kvstore_cli.importing", "kvstore_cli.registers",
+    "kvstore_cli.locking", "kvstore_cli.conditions",
 }  # fmt: skip
 
 IMPORTS_OF_GET = """

@@ -51,8 +51,10 @@ def test_a_value_is_never_read_from_the_commands(kv: RunKv, cluster: FakeCluster
 
 
 def test_the_level_of_a_shell_holds_until_it_is_changed(kv: RunKv, cluster: FakeCluster) -> None:
-    kv("shell", stdin=b"get a\n\\consistency one\nget a\nget a -c all\nget a\n\\consistency quorum\nget a\n")
-    assert cluster.levels == [None, "one", "all", "one", "quorum"]
+    lines = ("get a", "\\consistency one", "get a", "get a -c all", "get a")
+    more = ("\\consistency quorum", "get a", "\\consistency linearizable", "get a")
+    kv("shell", stdin="\n".join((*lines, *more)).encode())
+    assert cluster.levels == [None, "one", "all", "one", "quorum", "linearizable"]
 
 
 def test_the_form_of_output_can_be_set(kv: RunKv) -> None:

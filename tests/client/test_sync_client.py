@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import random
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,26 +22,63 @@ import kvstore
 import kvstore.sync
 from kvstore import errors
 from kvstore.client.client import Client
+from kvstore.client.registers import RegisterVerbs
+from kvstore.io.clock import SystemClock
 from kvstore.node.service import Service
+from kvstore.server import local_nodes
 
 ABOUT_THE_CLIENT = {"connect", "close"}
 NOT_ON_THE_WIRE = {"exists", "ttl"}
 """They are a get with `head`."""
 
 
+IN_THEIR_OWN_WAY = {"scan", "lock", "update"}
+"""They do more than to hand their arguments on."""
+
+
 def verbs(kind: type) -> dict[str, Any]:
-    return {name: part for name, part in vars(kind).items() if not name.startswith("_") and callable(part)}
+    names = [name for name in dir(kind) if not name.startswith("_")]
+    return {name: getattr(kind, name) for name in names if callable(getattr(kind, name))}
 
 
 def test_both_clients_have_the_same_verbs_with_the_same_terms() -> None:
     blocking = verbs(kvstore.sync.Client)
     waiting = verbs(Client)
+    assert {"put", "scan", "cas", "lock", "resolve"} <= blocking.keys()
     assert blocking.keys() - ABOUT_THE_CLIENT == waiting.keys() - ABOUT_THE_CLIENT
     for name in blocking.keys() - ABOUT_THE_CLIENT:
         mine, its = inspect.signature(blocking[name]), inspect.signature(waiting[name])
         assert mine.parameters == its.parameters, name
-        if name != "scan":
+        if name != "scan":  # Lock is another class here; both are called Lock
             assert mine.return_annotation == its.return_annotation, name
+
+
+def test_both_locks_have_the_same_parts(blocking_cluster: ScriptedCluster) -> None:
+    with kvstore.sync.connect(blocking_cluster.url) as kv:
+        mine = {name for name in dir(kv.lock("job")) if not name.startswith("_")}
+    dice, clock = random.Random(1), SystemClock()
+    its = kvstore.Lock(None, "job", ttl=1, wait=None, clock=clock, dice=dice)  # type: ignore[arg-type]
+    assert mine == {name for name in dir(its) if not name.startswith("_")}
+    for name in ("acquire", "release"):
+        blocking, waiting = getattr(kvstore.sync.Lock, name), getattr(kvstore.Lock, name)
+        assert inspect.signature(blocking) == inspect.signature(waiting)
+
+
+@pytest.mark.parametrize("name", sorted(verbs(Client).keys() - ABOUT_THE_CLIENT - IN_THEIR_OWN_WAY))
+def test_every_argument_is_handed_on(name: str) -> None:
+    signature = inspect.signature(getattr(Client, name))
+    given = {parameter: object() for parameter in list(signature.parameters)[1:]}
+    handed: dict[str, Any] = {}
+
+    async def note(*args: Any, **terms: Any) -> None:
+        handed.update(signature.bind(None, *args, **terms).arguments)
+
+    kv = object.__new__(kvstore.sync.Client)
+    kv._client = SimpleNamespace(**{name: note})  # type: ignore[assignment]
+    kv._thread = SimpleNamespace(run=asyncio.run)  # type: ignore[assignment]
+    kv._run = asyncio.run  # type: ignore[assignment]
+    getattr(kv, name)(**given)
+    assert handed == {"self": None, **given}
 
 
 def test_both_ways_to_connect_take_the_same_options() -> None:
@@ -49,7 +90,9 @@ def test_every_verb_is_a_method_of_the_node_and_every_method_has_a_verb() -> Non
     names = inspect.getsource(Service.__init__).split("self._methods")[1].split("}")[0]
     methods = {line.split('"')[1] for line in names.splitlines() if '"' in line}
     assert len(methods) > 10
-    assert verbs(Client).keys() - ABOUT_THE_CLIENT - NOT_ON_THE_WIRE == methods - {"hello"}
+    plain = verbs(Client).keys() - verbs(RegisterVerbs).keys()
+    assert plain - ABOUT_THE_CLIENT - NOT_ON_THE_WIRE == methods - {"hello", "change"}
+    assert "change" in methods, "what all verbs of registers are on the wire"
 
 
 @pytest.fixture
@@ -124,6 +167,158 @@ def test_a_client_that_cannot_connect_leaves_no_thread() -> None:
     with pytest.raises(errors.CannotConnect):
         kvstore.sync.connect("kv://127.0.0.1:1", timeout=0.3)
     assert threading.active_count() == before
+
+
+# --- registers and locks, on real nodes -------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
+    """The addresses of three durable nodes, which run in a thread. Keys differ from test to test."""
+    ready: Future[list[str]] = Future()
+    stop: Future[None] = Future()
+
+    async def serve(directory: Path) -> None:
+        async with local_nodes(directory, count=3, cluster_id="f" * 32) as local:
+            ready.set_result(local.urls)
+            await asyncio.wrap_future(stop)
+
+    with ThreadPoolExecutor(1) as thread:
+        served = thread.submit(asyncio.run, serve(tmp_path_factory.mktemp("nodes")))
+        try:
+            yield ready.result(timeout=30)
+        finally:
+            stop.set_result(None)
+            served.result(timeout=30)
+
+
+@pytest.mark.e2e
+@pytest.mark.slow
+def test_register_verbs_block_and_answer_both_ways(url: list[str]) -> None:
+    with kvstore.sync.connect(url) as kv:
+        made = kv.put_if_absent("r1", b"1", ttl=60)
+        assert made
+        assert kv.put_if_absent("r1", b"2").value == b"1"
+        assert kv.cas("r1", new=b"2", expected_version=made.version)
+        assert not kv.cas("r1", new=b"3", expected_version=made.version)
+        assert not kv.cas("r1", new=b"3", expected_value=b"1")
+        assert kv.extend("r1", 30)
+        assert not kv.extend("r1", 30, expected_version=made.version)
+        assert kv.get_and_set("r1", b"4").value == b"2"
+        assert not kv.delete_if("r1", expected_value=b"2")
+        assert kv.delete_if("r1", expected_value=b"4")
+        assert kv.get("r1", consistency="linearizable") is None
+        assert kv.incr("n1", 5).value == 5
+        assert not kv.incr("n1", maximum=5)
+        assert not kv.resolve("1" * 32 + ":" + b"n1".hex())
+        with pytest.raises(errors.BadOption):
+            kv.cas("r1", new=b"x")
+
+
+@pytest.mark.e2e
+@pytest.mark.slow
+def test_updates_of_many_threads_lose_nothing_and_run_where_they_were_called(url: list[str]) -> None:
+    with kvstore.sync.connect(url, codec="json", timeout=30) as kv, ThreadPoolExecutor(4) as pool:
+
+        def add(worker: int) -> None:
+            def change(seen: list[int] | None) -> list[int]:
+                assert threading.get_ident() == mine
+                assert kv.ping() >= 0, "a change may use the client that runs it"
+                return [*(seen or []), worker]
+
+            mine = threading.get_ident()
+            for _ in range(5):
+                assert kv.update("r2", change)
+
+        list(pool.map(add, range(4)))
+        entry = kv.get("r2", consistency="linearizable")
+        assert entry is not None
+        assert sorted(entry.value) == sorted([0, 1, 2, 3] * 5)
+        with pytest.raises(errors.BadOption):
+            kv.update("r2", lambda seen: seen, timeout=-1)
+        kv.update("r2", lambda _seen: None)
+        assert kv.get("r2", consistency="linearizable") is None
+
+
+@pytest.mark.e2e
+@pytest.mark.slow
+def test_an_update_gives_up_when_others_keep_coming_in_between(url: list[str]) -> None:
+    with kvstore.sync.connect(url) as kv:
+
+        def change(_seen: Any) -> bytes:
+            kv.incr("r3")  # somebody who is always quicker
+            return b"-1"
+
+        with pytest.raises(errors.NoMajority, match="others kept coming"):
+            kv.update("r3", change, timeout=0.3)
+        entry = kv.get("r3", consistency="linearizable")
+        assert entry is not None
+        assert int(entry.value) > 1
+
+
+@pytest.mark.e2e
+@pytest.mark.slow
+def test_a_lock_excludes_threads_and_clients_and_its_tokens_grow(url: list[str]) -> None:
+    inside: list[int] = []
+    tokens: list[int] = []
+
+    def work(kv: kvstore.sync.Client) -> None:
+        for _ in range(3):
+            with kv.lock("l1", ttl=10) as lease:
+                inside.append(lease.token)
+                assert len(inside) == 1
+                assert lease.held
+                tokens.append(lease.token)
+                inside.clear()
+            assert (lease.token, lease.held) == (0, False)
+
+    with kvstore.sync.connect(url) as kv, kvstore.sync.connect(url) as other, ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, [kv, kv, other, other]))
+    assert len(tokens) == 12
+    assert tokens == sorted(set(tokens))
+
+
+@pytest.mark.e2e
+@pytest.mark.slow
+def test_a_lease_is_renewed_while_its_thread_blocks(url: list[str]) -> None:
+    with kvstore.sync.connect(url) as kv, kvstore.sync.connect(url) as other:
+        with kv.lock("l2", ttl=1) as lease:
+            time.sleep(2.2)
+            assert lease.held
+            assert not lease.lost.is_set()
+            with pytest.raises(errors.LockTaken):
+                other.lock("l2", wait=0).acquire()
+        assert other.lock("l2", wait=0).acquire()
+
+
+@pytest.mark.e2e
+@pytest.mark.slow
+def test_a_lease_that_was_taken_away_says_so(url: list[str]) -> None:
+    with kvstore.sync.connect(url) as kv, kv.lock("l3", ttl=1) as lease:
+        kv.delete(lease.key, consistency="linearizable")
+        assert lease.lost.wait(5)
+        assert not lease.held
+
+
+@pytest.mark.e2e
+@pytest.mark.slow
+def test_closing_a_client_ends_what_waits_and_what_it_holds(url: list[str]) -> None:
+    before = threading.active_count()
+    holder, waiter = kvstore.sync.connect(url), kvstore.sync.connect(url)
+    lease = holder.lock("l4", ttl=1)
+    assert lease.acquire()
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(waiter.lock("l4").acquire)
+        time.sleep(0.2)
+        waiter.close()
+        with pytest.raises(errors.ConnectionLost, match="closed"):
+            waiting.result(timeout=10)
+    holder.close()
+    lease.release()
+    assert not lease.held
+    assert threading.active_count() == before
+    with kvstore.sync.connect(url) as kv:
+        assert kv.lock("l4", wait=10).acquire() > lease.token, "free when its ttl is over"
 
 
 FORBIDDEN = [

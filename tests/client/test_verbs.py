@@ -133,7 +133,7 @@ BAD: list[tuple[str, dict[str, Any], type[errors.KVError]]] = [
     ("put", {"ttl": 1, "expires_at": 4e9}, errors.BadOption),
     ("put", {"consistency": "most"}, errors.BadConsistency),
     ("put", {"consistency": 2}, errors.BadConsistency),
-    ("put", {"consistency": "linearizable"}, errors.Unsupported),
+    ("put", {"consistency": "linearizable", "w": 2}, errors.BadConsistency),
     ("put", {"w": 0}, errors.BadConsistency),
     ("put", {"w": limits.REPLICAS_MAX + 1}, errors.BadConsistency),
     ("put", {"w": True}, errors.BadConsistency),

@@ -62,7 +62,8 @@ def test_every_option_can_be_given_in_all_three_ways_under_one_name(name: str, t
         "name": "n9", "data_dir": "/d", "cluster_id": "0" * 32, "listen_host": "127.0.0.2",
         "advertise_host": "db", "partitions": 512, "zone": "z", "engine": "memory", "sync": "interval:10",
         "disk_reserve_ratio": 0.5, "read_repair_chance": 0.5, "client_token": "t", "peer_token": "p",
-        "insecure": True, "log_format": "json", "log_level": "debug", "value_bytes_max": 1000,
+        "insecure": True, "unsafe_registers": True, "log_format": "json", "log_level": "debug",
+        "value_bytes_max": 1000,
     }  # fmt: skip
     value = other.get(name, int(option.default) + 1 if isinstance(option.default, int) else None)
     assert value is not None

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvstore.core import record as records
+from kvstore.core import window
 from kvstore.core.record import Order
 from kvstore.types import Kind, Millis, OperationId, Version
 
@@ -16,13 +17,14 @@ RECORDS = st.builds(
         Version(version),
         Millis(expires),
         kind,
-        payload if kind is not Kind.TOMBSTONE else b"",
+        (window.encode(version, window.Window(), b"") if strong else b"")
+        + (payload if kind is not Kind.TOMBSTONE else b""),
         flags=records.FLAG_STRONG if strong else 0,
         revision=revision,
     ),
     st.integers(1, 3),
     st.sampled_from([0, 10, 20]),
-    st.sampled_from(list(Kind)),
+    st.sampled_from([Kind.VALUE, Kind.TOMBSTONE]),
     st.sampled_from([b"", b"a", b"b"]),
     st.booleans(),
     st.integers(0, 2),
@@ -63,7 +65,7 @@ def test_fields_come_out_as_they_went_in(record: bytes) -> None:
         records.version_of(record),
         records.expires_of(record),
         records.kind_of(record),
-        records.payload_of(record),
+        records.raw_payload_of(record),
         operation=records.operation_of(record),
         flags=records.flags_of(record),
         revision=records.revision_of(record),
@@ -74,10 +76,13 @@ def test_fields_come_out_as_they_went_in(record: bytes) -> None:
 
 
 def test_a_plain_record_never_replaces_a_strong_one() -> None:
-    strong = records.encode(Version(1), 0, Kind.VALUE, b"s", flags=records.FLAG_STRONG)
+    strong = records.encode(
+        Version(1), 0, Kind.VALUE, window.encode(1, window.Window(), b"s"), flags=records.FLAG_STRONG
+    )
     plain = records.encode(Version(9), 0, Kind.VALUE, b"p")
     assert not records.is_newer(plain, strong)
     assert records.is_newer(strong, plain)
+    assert (records.shown_version_of(strong), records.shown_version_of(plain)) == (1, 9)
 
 
 @given(RECORDS, st.integers(0, 30))

@@ -75,7 +75,7 @@ def test_after_a_restart_with_the_clock_back_nothing_is_issued_below_the_log() -
 
 
 def test_a_guard_without_peers_accepts_a_jump() -> None:
-    guard = ClockGuard(500)
+    guard = ClockGuard(500, nodes=3)
     guard.reading(NOW, 1.0)
     guard.reading(NOW + 86_400_000, 2.0)
     assert guard.verdict() is None
@@ -84,7 +84,7 @@ def test_a_guard_without_peers_accepts_a_jump() -> None:
 
 @pytest.mark.parametrize("jump", [86_400_000, -3_600_000, 501, -501])
 def test_a_jump_is_not_trusted_until_a_peer_confirms_it(jump: int) -> None:
-    guard = ClockGuard(500)
+    guard = ClockGuard(500, nodes=3)
     guard.peer(NodeId(2), 3)
     guard.reading(NOW, 1.0)
     guard.reading(NOW + 1_000 + jump, 2.0)
@@ -96,7 +96,7 @@ def test_a_jump_is_not_trusted_until_a_peer_confirms_it(jump: int) -> None:
 
 
 def test_small_corrections_are_no_jump() -> None:
-    guard = ClockGuard(500)
+    guard = ClockGuard(500, nodes=3)
     guard.peer(NodeId(2), 0)
     for step in range(10):
         guard.reading(NOW + step * 1_400, float(step))
@@ -105,11 +105,25 @@ def test_small_corrections_are_no_jump() -> None:
 
 @given(st.lists(st.integers(-5_000, 5_000), min_size=1, max_size=9))
 def test_the_majority_of_the_peers_decides(offsets: list[int]) -> None:
-    guard = ClockGuard(500)
+    guard = ClockGuard(500, nodes=3)
     for number, offset in enumerate(offsets):
         guard.peer(NodeId(number), offset)
     off = sum(abs(offset) > 500 for offset in offsets)
     assert (guard.verdict() is not None) == (off > len(offsets) - off)
     for number in range(len(offsets)):
         guard.forget(NodeId(number))
+    assert guard.verdict() is None
+
+
+def test_peers_that_jumped_along_do_not_make_a_jump_right() -> None:
+    """Found on real processes: two of five nodes asked the same broken time server."""
+    guard = ClockGuard(500, nodes=5)
+    for peer in (2, 3, 4, 5):
+        guard.peer(NodeId(peer), 0)
+    guard.reading(1_000_000, 0.0)
+    guard.reading(1_002_000, 0.0)
+    assert guard.verdict() == 2_000
+    guard.peer(NodeId(2), 0)
+    assert guard.verdict() == 2_000, "two of five are no majority"
+    guard.peer(NodeId(3), 10)
     assert guard.verdict() is None

@@ -165,7 +165,14 @@ BAD_CALLS: list[tuple[str, tuple[Any, ...], str]] = [
     ("put", (b"k", b"v", OPERATION, {"ttl": limits.EXPIRES_MS_MAX}), "bad_ttl"),
     ("put", (b"k", b"v", OPERATION, {"exp": limits.EXPIRES_MS_MAX + 1}), "bad_ttl"),
     ("put", (b"k", b"v", OPERATION, {"c": "most"}), "bad_consistency"),
-    ("put", (b"k", b"v", OPERATION, {"c": "linearizable"}), "unsupported"),
+    ("scan", (None, {"c": "linearizable"}), "unsupported"),
+    ("change", (b"k", OPERATION, "cas", ()), "bad_option"),
+    ("change", (b"k", OPERATION, "put", (1,)), "bad_option"),
+    ("change", (b"k", OPERATION, "incr", (1, 0, None)), "bad_option"),
+    ("change", (b"", OPERATION, "delete", ()), "bad_key"),
+    ("change", (b"k", b"short", "delete", ()), "bad_option"),
+    ("change", (b"k", OPERATION), "bad_option"),
+    ("change", (b"k", OPERATION, "put", (b"v" * (limits.VALUE_BYTES_MAX + 1),)), "bad_value"),
     ("put", (b"k", b"v", OPERATION, {"w": 0}), "bad_consistency"),
     ("put", (b"k", b"v", OPERATION, {"w": 4}), "bad_consistency"),
     ("put", (b"k", b"v", OPERATION, {"t": 0}), "bad_option"),
@@ -193,3 +200,34 @@ async def test_wrong_arguments_get_one_typed_error_and_the_connection_goes_on(th
         if error is not None:
             assert errors.BY_NAME[error[0]].definite
     assert (await raw.call("get", b"k", {}))[6] is True
+
+
+async def test_a_node_that_starts_with_a_wrong_clock_does_not_bind_itself_to_it(three: Nodes) -> None:
+    """Found by the simulator: its first client came before its first peer."""
+    clock = MovedClock()
+    clock.off_ms = DAY_MS
+    await three.local.stop(THREE)
+    await three.local.start(THREE, clock=clock)
+    third = await three.connect(3)
+    deadline = asyncio.get_running_loop().time() + 2
+    while asyncio.get_running_loop().time() < deadline:
+        error, _ = await third.ask("put", b"k", b"poison", OPERATION, {"w": 1})
+        assert error is not None
+        assert error[0] in ("clock_unknown", "clock_skew"), error
+        await asyncio.sleep(0.005)
+    clock.off_ms = 0
+    async with asyncio.timeout(5):
+        while (await third.ask("put", b"k", b"sound", OPERATION, {}))[0] is not None:
+            await asyncio.sleep(0.05)
+
+
+async def test_a_node_that_starts_alone_believes_its_clock_after_a_second(three: Nodes) -> None:
+    for number in (ONE, NodeId(2), THREE):
+        await three.local.stop(number)
+    await three.local.start(ONE)
+    first = await three.connect(1)
+    name, _ = await first.error("put", b"k", b"v", OPERATION, {"w": 1})
+    assert name == "clock_unknown"
+    async with asyncio.timeout(5):
+        while (await first.ask("put", b"k", b"v", OPERATION, {"w": 1}))[0] is not None:
+            await asyncio.sleep(0.05)

@@ -59,7 +59,7 @@ def held_in(place: str, record: bytes) -> tuple[StoreRig, Store]:
         (value(5, expires_ms=NOW), value(6), Applied.APPLIED),
         (value(5, expires_ms=NOW + 1), value(6), Applied.REPLACED),
         (value(5, expires_ms=NOW), records.reclaim(value(5, expires_ms=NOW)), Applied.DUPLICATE),
-        (value(9, flags=records.FLAG_STRONG), value(10), Applied.SUPERSEDED),
+        (value(9, flags=records.FLAG_STRONG), value(10), Applied.NEEDS_REGISTER),
         (value(10), value(9, flags=records.FLAG_STRONG), Applied.REPLACED),
     ],
 )

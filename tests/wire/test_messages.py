@@ -46,6 +46,7 @@ given_options = st.builds(
     prefix=st.binary(max_size=10),
     limit=st.none() | st.integers(1, limits.SCAN_LIMIT_MAX),
     keys_only=st.booleans(),
+    attempt=st.none() | st.integers(1, 1_000),
 )
 
 

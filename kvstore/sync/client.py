@@ -1,66 +1,30 @@
-"""The same client without `await`, for scripts, threads and frameworks that block.
-
-    with kvstore.sync.connect("kv://127.0.0.1:7401") as kv:
-        kv.put("user:1", b"Ada", ttl=60)
-
-One private event loop runs in one daemon thread for each client; the calls of any thread are handed to
-it and waited for, so a client may be shared between threads. It must not be shared over a fork.
-"""
+"""The blocking client: each verb hands its coroutine to the private loop and waits for it."""
 
 from __future__ import annotations
 
-import asyncio
-import threading
-from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
-from kvstore import api, errors
+from kvstore import api
 from kvstore.client import client as asynchronous
 from kvstore.client.codecs import Codec
 from kvstore.client.pages import Scan
 from kvstore.client.receipt import Entry, Location, Receipt
+from kvstore.client.terms import Key
 from kvstore.core.topology import Topology
-
-_T = TypeVar("_T")
-Key = str | bytes
-
-
-class _LoopThread:
-    """An event loop in a daemon thread of its own."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="kvstore-sync", daemon=True)
-        self._thread.start()
-        self.ended = False
-
-    def run(self, steps: Coroutine[Any, Any, _T]) -> _T:
-        """Run `steps` there and wait for them here."""
-        if self.ended:
-            steps.close()
-            raise errors.CannotConnect(address="the cluster", reason="this client is closed")
-        future = asyncio.run_coroutine_threadsafe(steps, self._loop)
-        try:
-            return future.result()
-        except BaseException:
-            future.cancel()  # Ctrl-C here must not leave the call running there
-            raise
-
-    def end(self) -> None:
-        """Stop the loop and the thread."""
-        self.ended = True
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+from kvstore.sync.counters import CounterVerbs
+from kvstore.sync.loop_thread import LoopThread
+from kvstore.sync.registers import RegisterVerbs
 
 
-class Client:
+class Client(RegisterVerbs, CounterVerbs):
     """A blocking connection to a cluster. Make it with `kvstore.sync.connect`."""
 
     def __init__(self, url: str | Sequence[str], options: Mapping[str, Any]) -> None:
-        self._thread = _LoopThread()
+        self._thread = LoopThread()
         self._run = self._thread.run
+        self._timeout = options["timeout"]
         try:
             self._client: asynchronous.Client = self._run(api.connect(url, **options))
         except BaseException:

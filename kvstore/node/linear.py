@@ -1,0 +1,229 @@
+"""What clients ask of registers: reads that hope for one round trip, changes, and plain writes that met one.
+
+Rules kept here:
+- a read is answered without a round only when `core.register.Glance` allows it, and when every clock within
+  the drift agrees that the record has not expired; else a round decides, and makes the end visible to all;
+- a plain write that met a register is run as a change under the same operation id, as a retry: its
+  record may sit on a replica already, and may have been adopted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from kvstore import errors
+from kvstore.core import admission, ring, window
+from kvstore.core import record as records
+from kvstore.core.changes import BAD_TYPE, TOO_OLD, Request
+from kvstore.core.record import NO_OPERATION
+from kvstore.core.register import Glance
+from kvstore.core.window import Outcome
+from kvstore.core.writing import WriteDecision
+from kvstore.node.acceptor import Acceptor
+from kvstore.node.coordinator import Coordinator
+from kvstore.node.link import Link
+from kvstore.node.phase import GlanceWait
+from kvstore.node.registers import Registers, Settled
+from kvstore.types import Applied, Kind, NodeId, OperationId
+from kvstore.wire import messages
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from kvstore.node.deadlines import Deadlines
+    from kvstore.node.operations import WriteOperation
+
+GLANCE_S = 0.5
+"""How long a read waits for a majority to show its state before it takes the slow path."""
+
+
+class Linear:
+    """The linearizable verbs of a coordinator."""
+
+    def __init__(
+        self,
+        *,
+        number: NodeId,
+        coordinator: Coordinator,
+        registers: Registers,
+        acceptor: Acceptor,
+        links: Mapping[NodeId, Link],
+        deadlines: Deadlines,
+        spawn: Callable[[Coroutine[Any, Any, None]], None],
+        loop: asyncio.AbstractEventLoop,
+        drift_ms_max: int,
+        value_bytes_max: int,
+    ) -> None:
+        self._number = number
+        self._coordinator = coordinator
+        self._registers = registers
+        self._acceptor = acceptor
+        self._links = links
+        self._deadlines = deadlines
+        self._spawn = spawn
+        self._loop = loop
+        self._drift_ms_max = drift_ms_max
+        self._value_bytes_max = value_bytes_max
+        coordinator.on_register = self.convert
+
+    # --- reading ------------------------------------------------------------------------
+
+    async def read(self, key: bytes, timeout_ms: int, *, head: bool) -> list[Any]:
+        """The entry of a key, as `wire.results` has it. Raises as `Registers.change` does."""
+        coordinator = self._coordinator
+        admission.check_key(key)
+        with self._counted():
+            coordinator.counters.reads += 1
+            self._registers.check_alive(key)
+            deadline = self._loop.time() + timeout_ms / 1000
+            glance = await self._glance(key, deadline)
+            epoch = coordinator.topology.epoch
+            if glance is not None:
+                record = glance.record
+                expires_ms = records.expires_of(record) if record is not None else 0
+                if not expires_ms or coordinator.trusted_now() + self._drift_ms_max < expires_ms:
+                    return _entry(record, epoch, glance.answered, head=head)
+            coordinator.counters.register_reads_slow += 1
+            request = Request(NO_OPERATION, True, "get", ())
+            outcome, acked = await self._registers.change(key, request, deadline)
+            exists = outcome.value is not None
+            shown = None if head else outcome.value
+            ends = outcome.expires_ms if exists else 0
+            return [shown, outcome.version, ends, epoch, acked, (), exists]
+
+    async def _glance(self, key: bytes, deadline: float) -> Glance | None:
+        """What a majority shows; None when a round is needed."""
+        topology = self._coordinator.topology
+        partition = topology.partition(key)
+        owners, skey = topology.owners[partition], ring.storage_key(partition, key)
+        answer: asyncio.Future[bool] = self._loop.create_future()
+        wait = GlanceWait(Glance(owners), answer)
+        until = min(deadline, self._loop.time() + GLANCE_S)
+        wait.bucket = self._deadlines.add(until, wait)
+        for number in owners:
+            if number != self._number:
+                self._links[number].ask_peek(skey, wait, deadline=until)
+        if self._number in owners:
+            promised, record = self._acceptor.peek((skey,))
+            wait.peeked(self._number, promised, record)
+        return wait.glance if await answer else None
+
+    # --- changing -----------------------------------------------------------------------
+
+    async def change(self, key: bytes, request: Request, timeout_ms: int) -> Settled:
+        """Have a change done. Raises what its outcome means, and as `Registers.change` does."""
+        admission.check_key(key)
+        with self._counted():
+            self._coordinator.counters.writes += 1
+            deadline = self._loop.time() + timeout_ms / 1000
+            settled = await self._registers.change(key, request, deadline)
+            check(settled[0], request)
+            return settled
+
+    async def put(
+        self,
+        key: bytes,
+        operation: OperationId,
+        value: bytes,
+        expires_ms: int,
+        timeout_ms: int,
+        *,
+        first: bool,
+    ) -> tuple[Any, ...]:
+        """Store a value; returns its receipt."""
+        admission.check_value(value, self._value_bytes_max)
+        request = Request(operation, first, "put", (value, expires_ms))
+        return self._receipt(*await self.change(key, request, timeout_ms))
+
+    async def delete(
+        self, key: bytes, operation: OperationId, timeout_ms: int, *, first: bool
+    ) -> tuple[Any, ...]:
+        """Delete; returns the receipt."""
+        return self._receipt(*await self.change(key, Request(operation, first, "delete", ()), timeout_ms))
+
+    async def retime(
+        self, key: bytes, operation: OperationId, expires_ms: int, timeout_ms: int, *, first: bool
+    ) -> tuple[Any, ...] | None:
+        """Change the expiry; None when there is no such key."""
+        request = Request(operation, first, "retime", (expires_ms, 0))
+        outcome, acked = await self.change(key, request, timeout_ms)
+        return self._receipt(outcome, acked) if outcome.applied else None
+
+    def _receipt(self, outcome: Outcome, acked: Iterable[NodeId]) -> tuple[Any, ...]:
+        existed = bool(outcome.flags & window.EXISTED)
+        return messages.encode_receipt(
+            outcome.version, self._coordinator.topology.epoch, tuple(acked), False, existed, 3
+        )
+
+    # --- plain writes that met a register ------------------------------------------------
+
+    def convert(self, write: WriteOperation) -> None:
+        """Run a plain write as a change; its sink is told in the end."""
+        self._spawn(self._convert(write))
+
+    async def _convert(self, write: WriteOperation) -> None:
+        record = write.record
+        name, args = _change_of(record)
+        request = Request(records.operation_of(record), False, name, args)
+        try:
+            if name is None:
+                raise errors.NeedsRegister
+            outcome, acked = await self._registers.change(write.key, request, write.deadline)
+            check(outcome, request)
+        except errors.KVError as error:
+            # The plain record was sent, and may yet be adopted: nothing is definite any more.
+            write.fail_with(errors.Unresolved(message=error.message) if error.definite and name else error)
+            return
+        owners = self._coordinator.topology.preference(write.key)
+        decision = WriteDecision(owners, min(len(acked), len(owners)) or 1)
+        for node in acked:
+            decision.answer(node, int(Applied.APPLIED))
+        decision.existed = bool(outcome.flags & window.EXISTED)
+        decision.superseded = not outcome.applied
+        write.settle(decision, outcome.version)
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        coordinator = self._coordinator
+        coordinator.admit_register()
+        coordinator.in_flight += 1
+        try:
+            yield
+        finally:
+            coordinator.in_flight -= 1
+
+
+def check(outcome: Outcome, request: Request) -> None:
+    """Raises the error that an outcome stands for; an outcome that is a plain yes or no raises nothing."""
+    if outcome.flags & TOO_OLD:
+        raise errors.Forgotten(operation=request.operation.hex())
+    if outcome.flags & window.CANCELLED and request.name != "resolve":
+        raise errors.Cancelled(operation=request.operation.hex())
+    if outcome.flags & BAD_TYPE:
+        raise errors.NotANumber(key="the key", found="something else")
+
+
+def _change_of(record: bytes) -> tuple[Any, tuple[Any, ...]]:
+    expires_ms = int(records.expires_of(record))
+    if records.revision_of(record):
+        return "retime", (expires_ms, int(records.version_of(record)))
+    match records.kind_of(record):
+        case Kind.VALUE:
+            return "put", (records.payload_of(record), expires_ms)
+        case Kind.TOMBSTONE:
+            return "delete", ()
+        case _:
+            return None, ()
+
+
+def _entry(record: bytes | None, epoch: int, answered: Iterable[NodeId], *, head: bool) -> list[Any]:
+    if record is None:
+        return [None, 0, 0, epoch, tuple(answered), (), False]
+    version = records.shown_version_of(record)
+    if records.kind_of(record) == Kind.TOMBSTONE:
+        return [None, version, 0, epoch, tuple(answered), (), False]
+    payload = None if head else records.readable_of(record)
+    return [payload, version, records.expires_of(record), epoch, tuple(answered), (), True]

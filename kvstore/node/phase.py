@@ -1,0 +1,79 @@
+"""What a proposer waits for: one phase of a round, or a glance at what owners show."""
+
+from __future__ import annotations
+
+import asyncio
+
+from kvstore.core.quorum import Verdict
+from kvstore.core.register import Glance, Phase, Round
+from kvstore.node.acceptor import Vote
+from kvstore.node.deadlines import Bucket
+from kvstore.types import NodeId
+from kvstore.wire.register_messages import BEATEN, GRANTED
+
+
+class PhaseWait:
+    """Counts the votes of one phase; `future` has its verdict."""
+
+    __slots__ = ("_phase", "_round", "future")
+
+    def __init__(self, current: Round, phase: Phase, loop: asyncio.AbstractEventLoop) -> None:
+        self._round = current
+        self._phase = phase
+        self.future: asyncio.Future[Verdict] = loop.create_future()
+
+    def voted(self, node: NodeId, vote: Vote) -> None:
+        """An acceptor answered."""
+        status, number, record = vote
+        current, phase = self._round, self._phase
+        if status == GRANTED:
+            if phase is not current.phase:
+                return
+            verdict = current.promised(node, record) if phase is Phase.PREPARE else current.accepted(node)
+        elif status == BEATEN:
+            verdict = current.refused(node, number, phase)
+        else:
+            verdict = current.failed(node, phase)
+        self._settle(verdict)
+
+    def fail(self, node: NodeId) -> None:
+        """An acceptor will not answer."""
+        self._settle(self._round.failed(node, self._phase))
+
+    def expire(self) -> None:
+        """The phase's time is over."""
+        self._settle(Verdict.LOST)
+
+    def _settle(self, verdict: Verdict) -> None:
+        if verdict is not Verdict.PENDING and not self.future.done():
+            self.future.set_result(verdict)
+
+
+class GlanceWait:
+    """Counts what owners show; the future gets True, or False when a round is needed."""
+
+    __slots__ = ("_answer", "bucket", "glance")
+
+    def __init__(self, glance: Glance, answer: asyncio.Future[bool]) -> None:
+        self.glance = glance
+        self._answer = answer
+        self.bucket: Bucket | None = None
+
+    def peeked(self, node: NodeId, promised: int, record: bytes | None) -> None:
+        """An owner showed its state."""
+        self._settle(self.glance.shown(node, promised, record))
+
+    def fail(self, node: NodeId) -> None:
+        """An owner will not."""
+        self._settle(self.glance.failed(node))
+
+    def expire(self) -> None:
+        """Its time is over."""
+        self._settle(Verdict.LOST)
+
+    def _settle(self, verdict: Verdict) -> None:
+        if verdict is Verdict.PENDING or self._answer.done():
+            return
+        if self.bucket is not None:
+            self.bucket.pop(id(self), None)
+        self._answer.set_result(verdict is Verdict.REACHED)

@@ -1,0 +1,169 @@
+"""The verbs of registers, blocking. What they mean is in `kvstore.client.registers`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from kvstore import errors
+from kvstore.client.registers import UNSET, Applied, NotApplied
+from kvstore.client.terms import Key, check_timeout
+from kvstore.io.entropy import system_dice
+from kvstore.sync.locks import Lock
+from kvstore.types import Consistency, Operation
+
+if TYPE_CHECKING:
+    from kvstore.client import client as asynchronous
+    from kvstore.sync.loop_thread import LoopThread
+
+_BACKOFF_S, _BACKOFF_S_MAX = 0.002, 0.25
+
+
+class RegisterVerbs:
+    """What the blocking `Client` can do with registers."""
+
+    _client: asynchronous.Client
+    _thread: LoopThread
+    _timeout: float
+
+    def cas(
+        self,
+        key: Key,
+        *,
+        new: Any,
+        expected_version: int | None = None,
+        expected_value: Any = UNSET,
+        ttl: float | None = None,
+        expires_at: float | datetime | None = None,
+        timeout: float | None = None,
+    ) -> Applied | NotApplied:
+        """See `kvstore.Client.cas`."""
+        return self._thread.run(
+            self._client.cas(
+                key,
+                new=new,
+                expected_version=expected_version,
+                expected_value=expected_value,
+                ttl=ttl,
+                expires_at=expires_at,
+                timeout=timeout,
+            )
+        )
+
+    def put_if_absent(
+        self,
+        key: Key,
+        value: Any,
+        *,
+        ttl: float | None = None,
+        expires_at: float | datetime | None = None,
+        timeout: float | None = None,
+    ) -> Applied | NotApplied:
+        """See `kvstore.Client.put_if_absent`."""
+        return self._thread.run(
+            self._client.put_if_absent(key, value, ttl=ttl, expires_at=expires_at, timeout=timeout)
+        )
+
+    def delete_if(
+        self,
+        key: Key,
+        *,
+        expected_version: int | None = None,
+        expected_value: Any = UNSET,
+        timeout: float | None = None,
+    ) -> Applied | NotApplied:
+        """See `kvstore.Client.delete_if`."""
+        return self._thread.run(
+            self._client.delete_if(
+                key, expected_version=expected_version, expected_value=expected_value, timeout=timeout
+            )
+        )
+
+    def incr(
+        self,
+        key: Key,
+        by: int = 1,
+        *,
+        initial: int = 0,
+        minimum: int | None = None,
+        maximum: int | None = None,
+        ttl: float | None = None,
+        expires_at: float | datetime | None = None,
+        timeout: float | None = None,
+    ) -> Applied | NotApplied:
+        """See `kvstore.Client.incr`."""
+        return self._thread.run(
+            self._client.incr(
+                key,
+                by,
+                initial=initial,
+                minimum=minimum,
+                maximum=maximum,
+                ttl=ttl,
+                expires_at=expires_at,
+                timeout=timeout,
+            )
+        )
+
+    def get_and_set(
+        self,
+        key: Key,
+        value: Any,
+        *,
+        ttl: float | None = None,
+        expires_at: float | datetime | None = None,
+        timeout: float | None = None,
+    ) -> Applied:
+        """See `kvstore.Client.get_and_set`."""
+        return self._thread.run(
+            self._client.get_and_set(key, value, ttl=ttl, expires_at=expires_at, timeout=timeout)
+        )
+
+    def extend(
+        self, key: Key, ttl: float, *, expected_version: int = 0, timeout: float | None = None
+    ) -> Applied | NotApplied:
+        """See `kvstore.Client.extend`."""
+        return self._thread.run(
+            self._client.extend(key, ttl, expected_version=expected_version, timeout=timeout)
+        )
+
+    def update(
+        self,
+        key: Key,
+        change: Callable[[Any], Any],
+        *,
+        ttl: float | None = None,
+        timeout: float | None = None,
+    ) -> Applied:
+        """See `kvstore.Client.update`. `change` runs in the caller's thread, and may use this client."""
+        # Not the async update: `change` would hold up the private loop, and with it the renewal of locks.
+        if timeout is not None:
+            check_timeout(timeout)
+        now, dice = self._thread.now, system_dice()
+        deadline = now() + (self._timeout if timeout is None else timeout)
+        pause, left = _BACKOFF_S, timeout
+        while left is None or left > 0.001:
+            entry = self._thread.run(
+                self._client.get(key, consistency=Consistency.LINEARIZABLE, timeout=left)
+            )
+            new = change(None if entry is None else entry.value)
+            left = max(deadline - now(), 0.001)
+            expected = 0 if entry is None else entry.version
+            done = self.cas(key, new=new, expected_version=expected, ttl=ttl, timeout=left)
+            if isinstance(done, Applied):
+                return done
+            time.sleep(dice.random() * pause)
+            pause, left = min(pause * 2, _BACKOFF_S_MAX), deadline - now()
+        raise errors.NoMajority(operation="update (others kept coming in between)")
+
+    def resolve(
+        self, operation: Operation | str | None, *, timeout: float | None = None
+    ) -> Applied | NotApplied:
+        """See `kvstore.Client.resolve`."""
+        return self._thread.run(self._client.resolve(operation, timeout=timeout))
+
+    def lock(self, name: str, ttl: float = 10.0, *, wait: float | None = None) -> Lock:
+        """A lease on a name: `with kv.lock("job", ttl=10) as lease: ... lease.token ...`."""
+        return Lock(self._thread, self._client.lock(name, ttl, wait=wait))

@@ -1,0 +1,167 @@
+"""Registers in simulated clusters: broken rules are convicted within a stated number of seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+
+from kvstore import errors
+from kvstore.core import record as records
+from kvstore.core import register
+from kvstore.core.quorum import Verdict
+from kvstore.core.register import Glance
+from kvstore.core.window import Outcome, Window
+from kvstore.node import replica as replicas
+from kvstore.node.registers import Registers, Settled
+from kvstore.sim.judge import Operation
+from kvstore.sim.judge_registers import judge_registers
+from kvstore.sim.run import Shape, simulate
+from kvstore.storage import store as stores
+from kvstore.types import NodeId, OperationId
+
+pytestmark = [pytest.mark.sim, pytest.mark.slow]
+Patch = pytest.MonkeyPatch
+
+
+def answers_before_the_sync(patch: Patch) -> None:
+    """Rule: a vote leaves after the fsync."""
+
+    def when_durable(_self: replicas.Replica, done: Callable[[Any], None], *, sync: bool = False) -> None:
+        del sync
+        done(None)
+
+    patch.setattr(replicas.Replica, "when_durable", when_durable)
+
+
+def any_ballot_is_accepted(patch: Patch) -> None:
+    """Rule: nothing is accepted below a promise."""
+    patch.setattr(register, "on_accept", lambda _promised, _held, _record: 0)
+
+
+def the_window_is_not_asked(patch: Patch) -> None:
+    """Rule: an operation found in the window is not done again."""
+
+    def find(_self: Window, _operation: OperationId) -> Outcome | None:
+        return None
+
+    patch.setattr(Window, "find", find)
+    patch.setattr(Window, "dropped_ms", 0, raising=False)
+
+
+def a_read_takes_the_highest_answer(patch: Patch) -> None:
+    """Rule: a read without a round needs a majority that shows the same."""
+
+    def shown(self: Glance, node: NodeId, _promised: int, record: bytes | None) -> Verdict:
+        self._seen[node] = record
+        if record is not None and (self.record is None or records.is_newer(record, self.record)):
+            self.record = record
+        if len(self._seen) >= 2:
+            self.verdict = Verdict.REACHED
+        return self.verdict
+
+    patch.setattr(Glance, "shown", shown)
+
+
+def timeouts_told_as_refusals(patch: Patch) -> None:
+    """Rule: what was sent in an accept may have been applied (RELIABILITY P12)."""
+    honest = Registers.change
+
+    async def change(self: Registers, *call: Any) -> Settled:
+        try:
+            return await honest(self, *call)
+        except errors.Unresolved:
+            raise errors.NoMajority(operation="honestly") from None
+
+    patch.setattr(Registers, "change", change)
+
+
+def plain_writes_pass_registers_by(patch: Patch) -> None:
+    """Rule: a plain write gives way to a register, and to a promise that one may be coming."""
+
+    def is_newer(record: bytes, than: bytes | None) -> bool:
+        return than is None or record[:8] > than[:8]
+
+    patch.setattr(records, "is_newer", is_newer)
+    patch.setattr(stores.Store, "_is_promised_away", lambda *_call, **_repair: False)
+
+
+CONTROLS: list[tuple[Callable[[Patch], None], tuple[str, ...], range, int]] = [
+    (answers_before_the_sync, ("blackout",), range(1, 20), 4),
+    (any_ballot_is_accepted, ("slow", "halves", "pause", "one_way"), range(1, 20), 4),
+    (the_window_is_not_asked, ("client_cut", "slow", "reset"), range(1, 20), 4),
+    (a_read_takes_the_highest_answer, ("slow", "stall"), range(21, 31), 10),
+    (timeouts_told_as_refusals, ("pause", "halves", "stall", "one_way"), range(1, 40), 4),
+    (plain_writes_pass_registers_by, ("slow",), range(1, 10), 10),
+]
+"""The broken rule, the faults that show it, the seeds it may take, and how many clients.
+
+Promises kept only in memory, accepts acknowledged because the record is there, and fast reads that ignore
+a promise need a crash or a merge within a millisecond: `tests/core/test_register_explorer.py` has them.
+"""
+CRIMES = ("forked", "unlinear", "torn", "overtaken", "miscounted", "undone")
+
+
+@pytest.mark.parametrize(
+    ("broken", "kinds", "seeds", "clients"), CONTROLS, ids=lambda x: getattr(x, "__name__", "")
+)
+def test_a_broken_register_rule_is_convicted(
+    monkeypatch: Patch, broken: Callable[[Patch], None], kinds: tuple[str, ...], seeds: range, clients: int
+) -> None:
+    broken(monkeypatch)
+    for seed in seeds:
+        shape = Shape(kinds=kinds, seconds=6, registers=1.0, clients=clients)
+        verdict = simulate(seed, shape).verdict
+        if any(violation.startswith(CRIMES) for violation in verdict.violations):
+            return
+    pytest.fail(f"{broken.__name__} passed {seeds}")
+
+
+def test_sound_registers_under_the_same_faults_are_not() -> None:
+    for _, kinds, _, clients in CONTROLS:
+        outcome = simulate(1, Shape(kinds=kinds, seconds=6, registers=0.8, clients=clients))
+        assert outcome.verdict.word == "ok", outcome.verdict
+        assert len(outcome.registers) > 100
+
+
+# --- the judge itself -------------------------------------------------------------------
+
+
+def call(kind: str, began: float, ended: float, version: int, **more: Any) -> Operation:
+    return Operation(
+        1, kind, "k", "linearizable", began, 1.0, ended=ended, version=version, outcome="ok", **more
+    )
+
+
+ILLEGAL: dict[str, Sequence[Operation]] = {
+    "forked": [call("put", 0, 1, 5, value=b"a"), call("put", 2, 3, 5, value=b"b")],
+    "unlinear": [call("put", 0, 1, 5, value=b"a"), call("get", 2, 3, 0)],
+    "torn": [call("put", 0, 1, 5, value=b"a"), call("get", 2, 3, 5, value=b"b")],
+    "overtaken": [
+        call("put", 0, 1, 5, value=b"a"),
+        call("put", 0, 9, 6, value=b"b"),
+        call("cas", 2, 9, 7, value=b"c", expected=5),
+    ],
+    "miscounted": [call("incr", 0, 1, 5, number=1), call("incr", 2, 3, 6, number=1)],
+}
+
+
+@pytest.mark.parametrize("crime", ILLEGAL)
+def test_the_judge_convicts(crime: str) -> None:
+    assert any(line.startswith(crime) for line in judge_registers(ILLEGAL[crime]))
+
+
+def test_the_judge_convicts_what_was_resolved_as_never_applied() -> None:
+    put = call("put", 0, 1, 0, value=b"a")
+    put.outcome = "refused"
+    assert judge_registers([put, call("get", 2, 3, 5, value=b"a")])[0].startswith("undone")
+
+
+def test_the_judge_lets_overlapping_calls_be() -> None:
+    assert judge_registers([call("put", 0, 3, 5, value=b"a"), call("get", 1, 2, 0)]) == []
+
+
+def test_the_judge_knows_that_a_plain_write_may_be_told_it_lost() -> None:
+    lost = call("put", 2, 3, 4, value=b"b", superseded=True)
+    assert judge_registers([call("put", 0, 1, 5, value=b"a"), lost]) == []
