@@ -47,6 +47,10 @@ fmt: $(VENV)/.tools ## format, and mend what the linter can mend
 sim: $(VENV)/.tools ## seeded clusters in one process: make sim SEED=7 RUNS=1
 	$(BIN)/python -m kvstore.sim --seed $(SEED) --runs $(RUNS) $(ARGS)
 
+.PHONY: jepsen
+jepsen: $(VENV)/.tools ## break real node processes: make jepsen ARGS="-w register -n partitions --time 60"
+	$(BIN)/jepsen-lite run $(ARGS)
+
 .PHONY: e2e
 e2e: $(VENV)/.tools ## only the tests that start real node processes
 	$(PYTEST) -n 2 --dist loadgroup -m e2e $(ARGS)
