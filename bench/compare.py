@@ -57,7 +57,35 @@ CALM_BUSY_MAX = 0.1
 def measure(target: Target, workload: str, options: argparse.Namespace, *, load: bool) -> dict[str, Any]:
     """One workload on one running store."""
     mix, mode, connections = WORKLOADS[workload]
-    connector, call_options = getattr(target, mode)
+    return measure_share(
+        target,
+        mix,
+        getattr(target, mode),
+        connections,
+        seconds=options.seconds,
+        load=load,
+        keys=options.keys,
+        value_bytes=options.value_bytes,
+        warmup=options.warmup,
+        processes=options.processes,
+    )
+
+
+def measure_share(
+    target: Target,
+    mix: str,
+    how: tuple[str, dict[str, Any]],
+    connections: int,
+    *,
+    seconds: float,
+    load: bool,
+    keys: int = 100_000,
+    value_bytes: int = 100,
+    warmup: float = 1.0,
+    processes: int = 1,
+) -> dict[str, Any]:
+    """One mix through one connector, as plain figures."""
+    connector, call_options = how
     whole = Share(
         connector=connector,
         addresses=target.addresses,
@@ -65,21 +93,21 @@ def measure(target: Target, workload: str, options: argparse.Namespace, *, load:
         connections=connections,
         depth=1,
         mix=mix,
-        keys=options.keys,
+        keys=keys,
         zipfian=False,
-        value_bytes=options.value_bytes,
+        value_bytes=value_bytes,
         options=call_options,
         seed=1,
         share=0,
         shares=1,
         load=load,
-        warmup_s=options.warmup,
-        duration_s=options.seconds,
+        warmup_s=warmup,
+        duration_s=seconds,
         rate=0.0,
         count=0,
     )
-    outcome = asyncio.run(run(split(whole, options.processes), lambda _seconds, _part: None))
-    return as_plain(whole, options.processes, outcome)
+    outcome = asyncio.run(run(split(whole, processes), lambda _seconds, _part: None))
+    return as_plain(whole, processes, outcome)
 
 
 def rounds(options: argparse.Namespace) -> Iterator[tuple[str, str, dict[str, Any]]]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 from kvstore import errors
@@ -71,6 +71,55 @@ _SERIALIZABLE = b"\x38\x01"
 """RangeRequest.serializable: answer from this member's own state."""
 
 
+def encode_cas(key: bytes, revision: int, value: bytes) -> bytes:
+    """A transaction: put if the key's revision is this one (0: not there), else read it."""
+    target_mod = b"\x10\x02"
+    compare = target_mod + field(3, key) + b"\x30" + varint(revision)
+    put, get = field(2, field(1, key) + field(2, value)), field(1, field(1, key))
+    return field(1, compare) + field(2, put) + field(3, get)
+
+
+def _fields(data: bytes) -> Iterator[tuple[int, Any]]:
+    """Numbers and byte fields of a protobuf message, one level."""
+    at = 0
+
+    def number() -> int:
+        nonlocal at
+        value = shift = 0
+        while True:
+            byte = data[at]
+            at += 1
+            value |= (byte & 127) << shift
+            shift += 7
+            if byte < 128:
+                return value
+
+    while at < len(data):
+        head = number()
+        if head & 7 == 0:
+            yield head >> 3, number()
+        else:
+            size = number()
+            yield head >> 3, data[at : at + size]
+            at += size
+
+
+def decode_cas(body: bytes, params: Sequence[Any]) -> tuple[bool, tuple[int, int]]:
+    """Whether it was put, and the (revision, number) the key has now."""
+    fields = list(_fields(body[5:]))
+    header = next(value for tag, value in fields if tag == 1)
+    if any(tag == 2 and value for tag, value in fields):
+        return True, (next(value for tag, value in _fields(header) if tag == 3), int(params[2]))
+    for tag, response in fields:
+        if tag == 3:
+            for _, ranged in _fields(response):
+                for inner, kv in _fields(ranged):
+                    if inner == 2:
+                        found = dict(_fields(kv))
+                        return False, (found[3], int(found[5]))
+    return False, (0, 0)
+
+
 class EtcdChannel(asyncio.Protocol):
     """One connection, any number of streams."""
 
@@ -103,6 +152,8 @@ class EtcdChannel(asyncio.Protocol):
             case "put_many":
                 puts = (field(2, field(1, key) + field(2, value)) for key, value in params[0])
                 headers, message = _TXN, b"".join(field(2, put) for put in puts)
+            case "cas":
+                headers, message = _TXN, encode_cas(*params)
             case _:
                 raise errors.UnknownMethod(method=method)
         assert self._transport is not None
