@@ -22,6 +22,38 @@ up: $(VENV)/.installed ## start a durable 3-node cluster here and stay with it (
 down: $(VENV)/.installed ## stop the cluster that `make up ARGS=--detach` left running
 	@exec $(BIN)/kv down $(ARGS)
 
+##@ In containers
+
+IMAGE ?= kvstore:0.1.0
+BASE_IMAGE ?=
+NODES ?= 3
+COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
+COMPOSE_RUN = KV_IMAGE=$(IMAGE) KV_CLUSTER_NODES=$(NODES) $(COMPOSE) $(if $(filter 5,$(NODES)),--profile five)
+
+.PHONY: image
+image: $(VENV)/.installed ## build the image from wheels made here (BASE_IMAGE=kvstore-base:bookworm without a registry)
+	rm -rf build/wheels
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --wheel-dir build/wheels . 'pip>=25.1'
+	docker build --network none --tag $(IMAGE) --build-arg VERSION=$(lastword $(subst :, ,$(IMAGE))) \
+	    $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) .
+
+.PHONY: compose-up
+compose-up: ## start a cluster of containers and wait until all are ready (NODES=5)
+	@$(COMPOSE_RUN) up -d
+	@for i in $$(seq 120); do \
+	    ready=0; for id in $$($(COMPOSE_RUN) ps -q); do \
+	        [ "$$(docker inspect --format '{{.State.Health.Status}}' $$id)" = healthy ] && ready=$$((ready + 1)); done; \
+	    if [ $$ready = $(NODES) ]; then echo "$$ready nodes are ready"; exit 0; fi; sleep 0.5; done; \
+	echo "not ready within a minute:" >&2; $(COMPOSE_RUN) logs --tail 5 >&2; exit 1
+
+.PHONY: compose-down
+compose-down: ## stop the containers; the volumes stay
+	@$(COMPOSE_RUN) --profile five down
+
+.PHONY: compose-erase
+compose-erase: ## stop the containers and delete their data
+	@$(COMPOSE_RUN) --profile five down --volumes
+
 ##@ Work on it
 
 .PHONY: test

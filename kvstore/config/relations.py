@@ -49,7 +49,7 @@ def _broken_exposure(values: Mapping[str, Any]) -> Iterator[Breach]:
         yield Breach(
             "advertise_host",
             f"listen_host {host} is every address, and none that others could connect to",
-            "set advertise_host to the name or address of this machine",
+            "set advertise_host to the name or address of this machine; auto: its host name",
         )
     if values["client_token"] and values["client_token"] == values["peer_token"]:
         yield Breach(

@@ -18,6 +18,7 @@ from kvstore.node.options import NodeOptions
 from kvstore.storage.options import StoreOptions
 
 _SYNC = re.compile(r"always|os|interval:[1-9][0-9]{0,4}")
+_SEED = re.compile(r"([A-Za-z0-9._-]+|\[[0-9a-fA-F:.]+\])(:[1-9][0-9]{0,4})?")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _UUID = re.compile(r"[0-9a-f]{8}-?([0-9a-f]{4}-?){3}[0-9a-f]{12}")
 
@@ -36,6 +37,15 @@ def _is_sync(text: str) -> bool:
 
 def _is_host(text: str) -> bool:
     return bool(text) and not any(c.isspace() or c == "/" for c in text)
+
+
+def _is_seeds(text: str) -> bool:
+    return not text or all(_SEED.fullmatch(part) for part in seeds_in(text))
+
+
+def seeds_in(text: str) -> list[str]:
+    """The entries of a seed list."""
+    return [part.strip() for part in text.split(",")]
 
 
 def _is_cluster_id(text: str) -> bool:
@@ -86,7 +96,8 @@ class ListenSection:
     peer_port: int = _option(7501, "Port for other nodes.", low=1, high=65_535)
     advertise_host: str = _option(
         "",
-        "What others are told to connect to. Empty: listen_host.",
+        "What others are told to connect to. Empty: listen_host. auto: this machine's host name, as "
+        "containers with one configuration want it.",
         check=lambda text: not text or _is_host(text),
         allowed="an IP address or a host name, without port",
     )
@@ -113,6 +124,21 @@ class ClusterSection:
         "Where the node stands: rack, room, region. Copies go to distinct zones when there are any.",
         check=_is_name,
         allowed="letters, digits, dots, dashes and underscores, at most 63",
+    )
+    seeds: str = _option(
+        "",
+        "Where the other nodes of a new cluster are: host or host:client_port, separated by commas; one DNS "
+        "name may have an address for each node. The same on every node, which may stand there itself. "
+        "Empty: a new directory is a cluster of one node.",
+        check=_is_seeds,
+        allowed="host[:port],host[:port]...",
+    )
+    cluster_nodes: int = _option(
+        0,
+        "How many nodes found the cluster; none serves before all are there. 0: as many as seeds has "
+        "entries.",
+        low=0,
+        high=limits.NODES_MAX,
     )
 
 

@@ -27,3 +27,8 @@ def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
     if len(found) < count:
         raise OSError(f"{count} free ports are not to be had on {host}")
     return found
+
+
+def host_name() -> str:
+    """What this machine calls itself, as its neighbours in a container network do."""
+    return socket.gethostname()

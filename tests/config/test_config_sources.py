@@ -64,6 +64,7 @@ def test_every_option_can_be_given_in_all_three_ways_under_one_name(name: str, t
         "disk_reserve_ratio": 0.5, "read_repair_chance": 0.5, "client_token": "t", "peer_token": "p",
         "insecure": True, "unsafe_registers": True, "log_format": "json", "log_level": "debug",
         "value_bytes_max": 1000,
+        "seeds": "kv1,kv2:7402,[::1]",
     }  # fmt: skip
     value = other.get(name, int(option.default) + 1 if isinstance(option.default, int) else None)
     assert value is not None
