@@ -45,6 +45,7 @@ _CLUSTER = {
     "bench": "bench:bench",
 }
 _TOOLS = {
+    "app": "apps:app_group",
     "config": "configuring:config_group",
     "wal": "wal:wal_group",
     "explain": "explain:explain_command",

@@ -1,0 +1,138 @@
+"""`kv app shortener`: short links over the store."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kvstore_cli.commands import KvCommand, pass_session
+from kvstore_cli.problems import FileProblem, UsageProblem
+from kvstore_cli.session import Session
+from kvstore_cli.settings import token_of
+
+if TYPE_CHECKING:
+    import socket
+
+    from kvstore.client.client import Client
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where the links are kept."""
+
+    url: str | None
+    token: str | None
+    timeout_s: float
+    directory: str | None
+
+
+@click.command(cls=KvCommand)
+@click.option("--host", default="127.0.0.1", metavar="HOST", help="Where to listen: 127.0.0.1.")
+@click.option("--port", default=8080, type=click.IntRange(0, 65535), metavar="PORT", help="8080; 0: any.")
+@click.option("--base-url", metavar="URL", help="What short links begin with, as people outside see it.")
+@click.option("--keys", metavar="FILE", help="API keys, a line each: OWNER:KEY.")
+@click.option("--block", metavar="FILE", help="Hosts that may not be linked to, a line each.")
+@click.option("--dir", "directory", metavar="DIR", help="Where a cluster started here keeps its data.")
+@click.option("--allow-private", is_flag=True, help="Links may lead to private and local hosts.")
+@click.option("--no-web", is_flag=True, help="Only the API and the links, no page for everybody.")
+@click.option("--behind-proxy", is_flag=True, help="X-Forwarded-For says who the client is.")
+@click.option("--quiet", is_flag=True, help="No access log on standard error.")
+@pass_session
+def shortener_command(
+    session: Session,
+    /,
+    *,
+    host: str,
+    port: int,
+    base_url: str | None,
+    keys: str | None,
+    block: str | None,
+    directory: str | None,
+    allow_private: bool,
+    no_web: bool,
+    behind_proxy: bool,
+    quiet: bool,
+) -> int:
+    r"""Serve short links: an API, a page, redirects.
+
+    It runs until Ctrl-C or SIGTERM. Without --url (or KV_URL) it starts a cluster of three nodes in this
+    process, and prints an API key if there is no file of them.
+
+    \b
+      kv app shortener
+      kv app shortener --url kv://10.0.0.1:7401 --keys keys.txt --base-url https://sho.rt --port 8080
+    """
+    owners = _owners(keys) if keys is not None else {}
+    blocked = _lines(block) if block is not None else []
+    try:
+        from kvstore.apps.shortener import access, options, serving
+    except ModuleNotFoundError as missing:
+        raise UsageProblem(
+            problem=f"{missing.name} is not installed", hint="pip install 'kvring[apps]'"
+        ) from None
+    place = _Place(
+        session.settings.url, token_of(session.settings), session.settings.deadline_ms / 1000, directory
+    )
+    if place.url is not None and directory is not None:
+        raise UsageProblem(problem="--dir is for a cluster started here", hint="leave out --dir or --url")
+    listener = serving.listen(host, port)
+    bound: str = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
+    chosen = options.ShortenerOptions(
+        base_url=base_url or bound,
+        allow_private=allow_private,
+        blocked=frozenset(blocked),
+        web=not no_web,
+        trust_proxy=behind_proxy,
+    )
+    if keys is None and place.url is None:
+        key = access.new_key()
+        owners = {key: "dev"}
+        click.echo(f"API key of owner dev, for this run: {key}", err=True)
+    asyncio.run(_run(place, chosen, owners, listener, bound, log=None if quiet else serving.log_line))
+    return 0
+
+
+async def _run(
+    place: _Place, chosen: Any, owners: dict[str, str], listener: socket.socket, bound: str, *, log: Any
+) -> None:
+    from kvstore.apps.shortener import serving
+    from kvstore.apps.shortener.app import create_app
+
+    async with await _store(place) as kv:
+        app = create_app(kv, chosen, keys=owners, log=log)
+        click.echo(f"short links at {chosen.base_url}, listening on {bound}", err=True)
+        await serving.serve(app, listener)
+
+
+async def _store(place: _Place) -> AbstractAsyncContextManager[Client]:
+    import kvstore
+
+    if place.url is None:
+        return kvstore.local_cluster(nodes=3, directory=place.directory, timeout=place.timeout_s)
+    url = place.url if "://" in place.url else f"kv://{place.url}"
+    return await kvstore.connect(url, token=place.token, timeout=place.timeout_s)
+
+
+def _owners(path: str) -> dict[str, str]:
+    """Owners by key."""
+    owners: dict[str, str] = {}
+    for line in _lines(path):
+        owner, colon, key = (part.strip() for part in line.partition(":"))
+        if not (owner and colon and key):
+            raise FileProblem(path=path, reason="a line is not OWNER:KEY")
+        owners[key] = owner
+    return owners
+
+
+def _lines(path: str) -> list[str]:
+    """The lines of a file that say something."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise FileProblem(path=path, reason="it is not UTF-8") from None
+    return [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]

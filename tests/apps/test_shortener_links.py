@@ -1,0 +1,320 @@
+"""The library of the shortener on three real nodes: one winner, one link for a retry, clicks that add up."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import kvstore
+from kvstore.apps.shortener import owned
+from kvstore.apps.shortener.clicks import Click, Clicks, Names, hour_of
+from kvstore.apps.shortener.clock import wall_ms
+from kvstore.apps.shortener.link import Link, counter_key, link_key
+from kvstore.apps.shortener.links import Links, Made, create_many
+from kvstore.apps.shortener.options import ShortenerOptions
+from kvstore.apps.shortener.problems import AliasTaken, BadField, BadUrl, KeyReused, LinkGone, NoSuchLink
+from kvstore.apps.shortener.stats import read_stats
+from kvstore.apps.shortener.wishes import Edit, Wish
+from kvstore.server import LocalNodes, local_nodes
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("shortener")]
+WISH = Wish(url="https://example.com/a")
+OPTIONS = ShortenerOptions()
+
+
+def made_over(kv: kvstore.Client, now_ms: Callable[[], int] = wall_ms) -> Links:
+    return Links(kv, OPTIONS, now_ms=now_ms, monotonic=time.monotonic)
+
+
+@asynccontextmanager
+async def nodes_at(directory: Path) -> AsyncIterator[LocalNodes]:
+    async with local_nodes(directory, count=3, cluster_id="a" * 32) as local:
+        yield local
+
+
+@pytest.fixture
+async def kv() -> AsyncIterator[kvstore.Client]:
+    async with kvstore.local_cluster(nodes=3, partitions=16) as client:
+        yield client
+
+
+@pytest.fixture
+def links(kv: kvstore.Client) -> Links:
+    return made_over(kv)
+
+
+async def all_of(links: Links, owner: str, limit: int = 100) -> list[str]:
+    codes: list[str] = []
+    cursor = None
+    while True:
+        page, cursor = await links.owned(owner, cursor=cursor, limit=limit)
+        codes += [link.code for link in page]
+        if cursor is None:
+            return codes
+
+
+async def test_a_link_lives_from_creation_to_deletion(links: Links) -> None:
+    made = (await links.create("ada", replace(WISH, tags=("news",)))).link
+    assert (len(made.code), made.url, made.tags, made.owner) == (7, WISH.url, ("news",), "ada")
+    assert await links.get("ada", made.code) == made == await links.resolve(made.code)
+    changed = await links.edit("ada", made.code, Edit(url="https://example.org/b", permanent=True))
+    assert (changed.url, changed.permanent, changed.tags) == ("https://example.org/b", True, ("news",))
+    assert await links.resolve(made.code) == changed
+    assert await all_of(links, "ada") == [made.code]
+    await links.delete("ada", made.code)
+    for gone in (links.resolve(made.code), links.get("ada", made.code), links.delete("ada", made.code)):
+        with pytest.raises(NoSuchLink):
+            await gone
+    assert await all_of(links, "ada") == []
+
+
+async def test_other_owners_see_nothing_and_change_nothing(links: Links) -> None:
+    made = (await links.create("ada", WISH)).link
+    for attempt in (
+        links.get("eve", made.code),
+        links.edit("eve", made.code, Edit(url="https://evil.example/")),
+        links.delete("eve", made.code),
+        links.stats("eve", made.code),
+    ):
+        with pytest.raises(NoSuchLink):
+            await attempt
+    assert await all_of(links, "eve") == []
+    assert await links.resolve(made.code) == made
+
+
+async def test_fifty_claim_one_alias_at_three_nodes_and_exactly_one_wins(tmp_path: Path) -> None:
+    async with nodes_at(tmp_path) as local:
+        clients = [await kvstore.connect(url, pinned=True) for url in local.urls]
+        over = [made_over(client) for client in clients]
+        wish = replace(WISH, alias="only-one")
+        claims = [(f"owner{at % 5}", over[at % 3].create(f"owner{at % 5}", wish)) for at in range(50)]
+        outcomes = await asyncio.gather(*(claim for _, claim in claims), return_exceptions=True)
+        winners = [outcome for outcome in outcomes if isinstance(outcome, Made)]
+        assert len(winners) == 1, Counter(map(repr, outcomes))
+        assert sum(isinstance(outcome, AliasTaken) for outcome in outcomes) == 49
+        winner = winners[0].link
+        listed = {owner: await all_of(over[0], owner) for owner in sorted({owner for owner, _ in claims})}
+        assert {owner: codes for owner, codes in listed.items() if codes} == {winner.owner: ["only-one"]}
+        for client in clients:
+            await client.close()
+
+
+async def test_claims_go_on_and_one_wins_while_a_node_dies(tmp_path: Path) -> None:
+    async with nodes_at(tmp_path) as local, await kvstore.connect(local.urls, timeout=10.0) as kv:
+        links = made_over(kv)
+        before = (await links.create("ada", WISH)).link
+        wish = replace(WISH, alias="survivor")
+        claims = [asyncio.ensure_future(links.create(f"o{at % 4}", wish)) for at in range(50)]
+        await asyncio.sleep(0.01)
+        await local.stop(local.topology.nodes[0].number)
+        outcomes = await asyncio.gather(*claims, return_exceptions=True)
+        assert sum(isinstance(outcome, Made) for outcome in outcomes) == 1, Counter(map(repr, outcomes))
+        assert all(isinstance(outcome, Made | AliasTaken) for outcome in outcomes)
+        assert (await made_over(kv).resolve(before.code)).url == WISH.url
+        assert (await made_over(kv).resolve("survivor")).url == WISH.url
+
+
+async def test_a_retried_request_makes_one_link_even_all_at_once_and_after_deletion(
+    kv: kvstore.Client, links: Links
+) -> None:
+    over = [links, made_over(kv)]
+    made = await asyncio.gather(*(over[at % 2].create("ada", WISH, idempotency_key="k1") for at in range(10)))
+    codes = {each.link.code for each in made}
+    assert len(codes) == 1
+    assert await all_of(links, "ada") == sorted(codes)
+    with pytest.raises(KeyReused):
+        await links.create("ada", replace(WISH, url="https://example.com/b"), idempotency_key="k1")
+    other = await links.create("bob", WISH, idempotency_key="k1")
+    assert other.link.code not in codes, "keys belong to owners"
+    (code,) = codes
+    await links.delete("ada", code)
+    assert (await links.create("ada", WISH, idempotency_key="k1")).link.code == code, "the same answer"
+    with pytest.raises(NoSuchLink):
+        await links.get("ada", code)
+
+
+async def test_a_retry_after_a_crash_in_the_middle_finishes_the_same_link(kv: kvstore.Client) -> None:
+    links = made_over(kv)
+    make = links._make
+
+    async def crash(draft: Link) -> Link:
+        await make(draft)
+        raise ConnectionResetError
+
+    links._make = crash  # type: ignore[method-assign]
+    with pytest.raises(ConnectionResetError):
+        await links.create("ada", WISH, idempotency_key="k")
+    again = made_over(kv)
+    made = await again.create("ada", WISH, idempotency_key="k")
+    assert await all_of(again, "ada") == [made.link.code]
+
+
+async def test_dedupe_gives_one_link_only_when_asked(links: Links) -> None:
+    asked = replace(WISH, dedupe=True)
+    made = await asyncio.gather(*(links.create("ada", asked) for _ in range(8)))
+    assert len({each.link.code for each in made}) == 1
+    first = made[0].link
+    assert (await links.create("ada", asked)).new is False
+    assert (await links.create("ada", WISH)).link.code != first.code, "not asked"
+    assert (await links.create("bob", asked)).link.code != first.code, "another owner"
+    await links.edit("ada", first.code, Edit(url="https://example.com/elsewhere"))
+    second = await links.create("ada", asked)
+    assert (second.new, second.link.code == first.code) == (True, False), "the old one leads elsewhere now"
+    await links.delete("ada", second.link.code)
+    assert (await links.create("ada", asked)).new
+    with pytest.raises(BadField):
+        await links.create("ada", replace(asked, alias="mine-own"))
+
+
+async def test_lists_go_over_pages_newest_first(links: Links, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(owned, "PAGE_LINKS_MAX", 4)
+    made = [(await links.create("ada", WISH)).link.code for _ in range(10)]
+    for limit in (1, 3, 4, 100):
+        assert await all_of(links, "ada", limit) == made[::-1]
+    await links.delete("ada", made[5])
+    assert await all_of(links, "ada", 3) == [code for code in made[::-1] if code != made[5]]
+    with pytest.raises(BadField):
+        await links.owned("ada", cursor="x.1", limit=5)
+
+
+async def test_many_at_once_tell_of_each(links: Links) -> None:
+    wishes = [
+        WISH,
+        replace(WISH, url="javascript:1"),
+        replace(WISH, alias="third"),
+        replace(WISH, alias="third"),
+    ]
+    made = await create_many(links, "ada", wishes, idempotency_key="bulk")
+    kinds = [type(each) for each in made]
+    assert (kinds[:2], sorted(kinds[2:], key=str)) == ([Made, BadUrl], sorted([Made, AliasTaken], key=str))
+    again = await create_many(links, "ada", wishes[:1], idempotency_key="bulk")
+    assert again == made[:1]
+
+
+async def test_expired_links_are_gone_and_limited_ones_never_give_more(kv: kvstore.Client) -> None:
+    now = wall_ms()
+    links = made_over(kv, lambda: now)
+    short = (await links.create("ada", replace(WISH, ttl_s=60))).link
+    assert short.expires_ms == now + 60_000
+    limited = (await links.create("ada", replace(WISH, max_clicks=3))).link
+    spent = await asyncio.gather(*(links.spend(limited) for _ in range(10)), return_exceptions=True)
+    assert [type(each) for each in spent].count(LinkGone) == 7
+    now += 60_000
+    with pytest.raises(LinkGone):
+        await links.resolve(short.code)
+
+
+async def test_a_link_made_elsewhere_is_found_at_once_and_edits_spread_in_the_stated_time(
+    kv: kvstore.Client,
+) -> None:
+    now_s = 100.0
+    here = made_over(kv)
+    there = Links(kv, OPTIONS, now_ms=wall_ms, monotonic=lambda: now_s)
+    with pytest.raises(NoSuchLink):
+        await there.resolve("fresh-one")
+    made = (await here.create("ada", replace(WISH, alias="fresh-one"))).link
+    assert await there.resolve("fresh-one") == made
+    changed = await here.edit("ada", "fresh-one", Edit(url="https://example.com/new"))
+    assert (await there.resolve("fresh-one")).url == made.url, "from memory"
+    now_s += OPTIONS.spread_s
+    assert await there.resolve("fresh-one") == changed
+
+
+async def test_clicks_add_up_from_two_processes_and_are_not_counted_twice(kv: kvstore.Client) -> None:
+    made = (await made_over(kv).create("ada", WISH)).link
+    hour = hour_of(wall_ms())
+    one, two = Clicks(kv, flush_s=0.01), Clicks(kv, flush_s=0.01)
+    for at in range(300):
+        (one, two)[at % 2].note(Click(made.id, hour, "news.example", ("DE", "FR")[at % 3 == 0], "mobile"))
+    stop = asyncio.Event()
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(one.run(stop))
+        tasks.create_task(two.run(stop))
+        stop.set()
+    found = await read_stats(kv, made.id, wall_ms())
+    assert (found.total, found.days[-1][1], sum(n for _, n in found.hours)) == (300, 300, 300)
+    assert found.referrers == (("news.example", 300),)
+    assert found.countries == (("DE", 200), ("FR", 100))
+    assert found.devices == (("mobile", 300),)
+
+
+async def test_a_refused_addition_is_owed_and_an_unknown_one_is_not_added_again() -> None:
+    """A fake of the counter's promise: what ends Unresolved stays in the client's total."""
+
+    class Counters:
+        def __init__(self) -> None:
+            self.script: list[kvstore.KVError] = []
+            self.total: Counter[str] = Counter()
+
+        async def update(self, _key: str, change: Callable[[bytes | None], bytes], *, timeout: float) -> None:
+            del timeout
+            change(None)
+
+        async def counter_add(self, key: str, by: int, *, timeout: float) -> None:
+            del timeout
+            error = self.script.pop() if self.script else None
+            if not isinstance(error, kvstore.Refused):
+                self.total[key] += by
+            if error is not None:
+                raise error
+
+    fake = Counters()
+    clicks = Clicks(fake, flush_s=0.01)  # type: ignore[arg-type]
+    for _ in range(5):
+        clicks.note(Click("id", "2026112109", "direct", "--", "bot"))
+    fake.script = [
+        kvstore.errors.NotReady(reason="test"),
+        kvstore.errors.DeadlineExceeded(timeout_ms=1),
+        kvstore.errors.NotReady(reason="test"),
+    ]
+    await clicks.flush()
+    assert clicks.failed == 3
+    await clicks.flush()
+    assert set(fake.total.values()) == {5}
+    assert len(fake.total) == 6
+    assert (clicks.waiting, clicks.dropped) == (0, 0)
+
+
+def test_the_queue_is_bounded_and_names_overflow_into_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    from kvstore.apps.shortener import clicks as module
+
+    monkeypatch.setattr(module, "CLICKS_MAX", 3)
+    queue = Clicks(None, flush_s=0.01)  # type: ignore[arg-type]
+    for at in range(8):
+        queue.note(Click("id", "2026112109", f"r{at % 4}", "DE", "bot"))
+    assert (queue.noted, queue.dropped, queue.waiting) == (6, 2, 6)
+    monkeypatch.setattr(module, "REFERRERS_MAX", 2)
+    names = Names().with_clicks(Click("id", "2026112109", f"r{at}", "DE", "bot") for at in range(5))
+    assert names.referrers == {"r0", "r1", "other"}
+    assert counter_key("id", "r/other") in names.counters_of(Click("id", "2026112109", "r4", "DE", "bot"))
+    assert Names.decode(names.encode()) == names
+
+
+async def test_the_store_itself_shows_one_register_for_a_link(kv: kvstore.Client, links: Links) -> None:
+    made = (await links.create("ada", WISH)).link
+    entry = await kv.get(link_key(made.code), consistency="one")
+    assert entry is not None
+
+
+async def test_a_store_that_takes_nothing_does_not_hold_up_the_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    from kvstore.apps.shortener import clicks as module
+
+    class Broken:
+        async def update(self, *_args: object, **_options: object) -> None:
+            raise kvstore.errors.NotReady(reason="test")
+
+    monkeypatch.setattr(module, "_LAST_S", 0.05)
+    clicks = Clicks(Broken(), flush_s=0.01)  # type: ignore[arg-type]
+    clicks.note(Click("id", "2026112109", "direct", "--", "bot"))
+    stop = asyncio.Event()
+    stop.set()
+    async with asyncio.timeout(5):
+        await clicks.run(stop)
+    assert clicks.waiting == 1
