@@ -110,6 +110,7 @@ class Highest(Glance):
         return self.verdict
 
 
+_CAS = Call("cas_value", (None, b"y", 0))
 _PUT_DELETE_GET = (put(b"a"), Call("delete", after=0), get(after=1))
 MUTANTS: dict[str, Explorer] = {
     "a promise kept only in memory": Explorer(
@@ -138,6 +139,9 @@ MUTANTS: dict[str, Explorer] = {
     ),
     "one acceptor, or a fallback, taken for a quorum": Explorer(
         (incr(1), incr(10)), rules=Rules(quorum=1), lost_answers=False
+    ),
+    "a failed change answered without an accept": Explorer(
+        (put(b"a"), _CAS, get(after=1)), rules=Rules(tells_failures_early=True), lost_answers=False
     ),
     "a deleted register recreated from a laggard": Explorer(
         _PUT_DELETE_GET, rules=Rules(collects_tombstones=True), lost_answers=False

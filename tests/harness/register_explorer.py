@@ -85,6 +85,8 @@ class Rules:
     collects_tombstones: bool = False
     quorum: int = 2
     """Grants that decide."""
+    tells_failures_early: bool = False
+    """A change that does not apply is answered after its prepare."""
 
 
 def operation(number: int) -> OperationId:
@@ -296,8 +298,9 @@ class Explorer:
         record, (outcome,) = changes.fold(
             self.rules.adopt(granted.seen), [asked], versions=[Version(granted.ballot)], now_ms=NOW_MS
         )
+        early = self.rules.tells_failures_early and not outcome.applied
         return granted._replace(
-            stage="accept", asked=0, granted=0, record=record, proposed=True,
+            stage="done" if early else "accept", asked=0, granted=0, record=record, proposed=True,
             result=(outcome.applied, outcome.value),
         )  # fmt: skip
 

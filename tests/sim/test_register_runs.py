@@ -2,98 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+import mutants
 import pytest
 
-from kvstore import errors
-from kvstore.core import record as records
-from kvstore.core import register
-from kvstore.core.quorum import Verdict
-from kvstore.core.register import Glance
-from kvstore.core.window import Outcome, Window
-from kvstore.node import replica as replicas
-from kvstore.node.registers import Registers, Settled
 from kvstore.sim.judge import Operation
 from kvstore.sim.judge_registers import judge_registers
 from kvstore.sim.run import Shape, simulate
-from kvstore.storage import store as stores
-from kvstore.types import NodeId, OperationId
 
-pytestmark = [pytest.mark.sim, pytest.mark.slow]
+pytestmark = [pytest.mark.sim, pytest.mark.slow, pytest.mark.timeout(600)]
 Patch = pytest.MonkeyPatch
 
 
-def answers_before_the_sync(patch: Patch) -> None:
-    """Rule: a vote leaves after the fsync."""
-
-    def when_durable(_self: replicas.Replica, done: Callable[[Any], None], *, sync: bool = False) -> None:
-        del sync
-        done(None)
-
-    patch.setattr(replicas.Replica, "when_durable", when_durable)
-
-
-def any_ballot_is_accepted(patch: Patch) -> None:
-    """Rule: nothing is accepted below a promise."""
-    patch.setattr(register, "on_accept", lambda _promised, _held, _record: 0)
-
-
-def the_window_is_not_asked(patch: Patch) -> None:
-    """Rule: an operation found in the window is not done again."""
-
-    def find(_self: Window, _operation: OperationId) -> Outcome | None:
-        return None
-
-    patch.setattr(Window, "find", find)
-    patch.setattr(Window, "dropped_ms", 0, raising=False)
-
-
-def a_read_takes_the_highest_answer(patch: Patch) -> None:
-    """Rule: a read without a round needs a majority that shows the same."""
-
-    def shown(self: Glance, node: NodeId, _promised: int, record: bytes | None) -> Verdict:
-        self._seen[node] = record
-        if record is not None and (self.record is None or records.is_newer(record, self.record)):
-            self.record = record
-        if len(self._seen) >= 2:
-            self.verdict = Verdict.REACHED
-        return self.verdict
-
-    patch.setattr(Glance, "shown", shown)
-
-
-def timeouts_told_as_refusals(patch: Patch) -> None:
-    """Rule: what was sent in an accept may have been applied (RELIABILITY P12)."""
-    honest = Registers.change
-
-    async def change(self: Registers, *call: Any) -> Settled:
-        try:
-            return await honest(self, *call)
-        except errors.Unresolved:
-            raise errors.NoMajority(operation="honestly") from None
-
-    patch.setattr(Registers, "change", change)
-
-
-def plain_writes_pass_registers_by(patch: Patch) -> None:
-    """Rule: a plain write gives way to a register, and to a promise that one may be coming."""
-
-    def is_newer(record: bytes, than: bytes | None) -> bool:
-        return than is None or record[:8] > than[:8]
-
-    patch.setattr(records, "is_newer", is_newer)
-    patch.setattr(stores.Store, "_is_promised_away", lambda *_call, **_repair: False)
-
-
-CONTROLS: list[tuple[Callable[[Patch], None], tuple[str, ...], range, int]] = [
-    (answers_before_the_sync, ("blackout",), range(1, 20), 4),
-    (any_ballot_is_accepted, ("slow", "halves", "pause", "one_way"), range(1, 20), 4),
-    (the_window_is_not_asked, ("client_cut", "slow", "reset"), range(1, 20), 4),
-    (a_read_takes_the_highest_answer, ("slow", "stall"), range(21, 31), 10),
-    (timeouts_told_as_refusals, ("pause", "halves", "stall", "one_way"), range(1, 40), 4),
-    (plain_writes_pass_registers_by, ("slow",), range(1, 10), 10),
+CONTROLS: list[tuple[mutants.Broken, tuple[str, ...], range, int]] = [
+    (mutants.votes_leave_before_the_sync, ("blackout",), range(1, 20), 4),
+    (mutants.any_ballot_is_accepted, ("slow", "halves", "pause", "one_way"), range(1, 20), 4),
+    (mutants.the_window_is_not_asked, ("client_cut", "slow", "reset"), range(1, 20), 4),
+    (mutants.a_read_takes_the_highest_answer, ("slow", "stall"), range(21, 31), 10),
+    (mutants.timeouts_told_as_refusals, ("pause", "halves", "stall", "one_way"), range(1, 40), 4),
+    (mutants.plain_writes_pass_registers_by, ("slow",), range(1, 10), 10),
 ]
 """The broken rule, the faults that show it, the seeds it may take, and how many clients.
 
@@ -107,7 +36,7 @@ CRIMES = ("forked", "unlinear", "torn", "overtaken", "miscounted", "undone")
     ("broken", "kinds", "seeds", "clients"), CONTROLS, ids=lambda x: getattr(x, "__name__", "")
 )
 def test_a_broken_register_rule_is_convicted(
-    monkeypatch: Patch, broken: Callable[[Patch], None], kinds: tuple[str, ...], seeds: range, clients: int
+    monkeypatch: Patch, broken: mutants.Broken, kinds: tuple[str, ...], seeds: range, clients: int
 ) -> None:
     broken(monkeypatch)
     for seed in seeds:

@@ -6,23 +6,18 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 
+import mutants
 import pytest
 
 from kvstore import errors
-from kvstore.core import quorum, reading, writing
-from kvstore.core import record as records
-from kvstore.core.quorum import Verdict
 from kvstore.node import service
 from kvstore.sim.cluster import Cluster
 from kvstore.sim.faults import KINDS, plan
 from kvstore.sim.loop import SimLoop, run
 from kvstore.sim.run import Shape, simulate
-from kvstore.storage import store as stores
-from kvstore.types import Consistency
 
-pytestmark = [pytest.mark.sim, pytest.mark.slow]
+pytestmark = [pytest.mark.sim, pytest.mark.slow, pytest.mark.timeout(600)]
 Patch = pytest.MonkeyPatch
 
 
@@ -112,95 +107,19 @@ def test_without_that_rule_the_held_up_request_does_undo_it(monkeypatch: Patch) 
 # --- negative controls: each breaks one rule and must be convicted ----------------------------
 
 
-def answer_before_the_sync(patch: Patch) -> None:
-    """Rule: an answer leaves after the fsync."""
-    honest = stores.Store.commit
-
-    def commit(
-        self: stores.Store, done: Callable[[BaseException | None], None], *, sync: bool = False
-    ) -> None:
-        honest(self, lambda _failure: None, sync=sync)
-        asyncio.get_running_loop().call_soon(done, None)
-
-    patch.setattr(stores.Store, "commit", commit)
-
-
-def one_answer_taken_for_a_quorum(patch: Patch) -> None:
-    """Rule: R + W > N."""
-    honest = quorum.needed
-
-    def needed(level: Consistency | None, explicit: int | None, copies: int, *, operation: str) -> int:
-        count = honest(level, explicit, copies, operation=operation)
-        return 1 if count == quorum.majority(copies) else count
-
-    patch.setattr(quorum, "needed", needed)
-
-
-def read_without_repair(patch: Patch) -> None:
-    """Rule: enough replicas hold what a read returns before it returns it."""
-    patch.setattr(reading, "holders_needed", lambda _needed, _copies: 0)
-    patch.setattr(reading.ReadDecision, "repairs", lambda _self: ())
-
-
-def visible_before_durable(patch: Patch) -> None:
-    """Rule: a record is visible once its batch is on the disk."""
-    honest = stores.Store.get
-
-    def get(self: stores.Store, skey: bytes) -> bytes | None:
-        group = self._group
-        return group.staged.get(skey) or group.flying.get(skey) or honest(self, skey)
-
-    patch.setattr(stores.Store, "get", get)
-
-
-def expired_dropped_outright(patch: Patch) -> None:
-    """Decision 0001: an expired record leaves a tombstone."""
-    honest = stores.Store.get
-
-    def get(self: stores.Store, skey: bytes) -> bytes | None:
-        found = honest(self, skey)
-        return None if found is not None and records.flags_of(found) & records.FLAG_RECLAIMED else found
-
-    patch.setattr(stores.Store, "get", get)
-
-
-def whatever_comes_last_is_taken(patch: Patch) -> None:
-    """Rule: a replica applies iff newer."""
-    patch.setattr(records, "is_newer", lambda _record, _than: True)
-
-
-def an_indefinite_failure_told_as_definite(patch: Patch) -> None:
-    """Rule: once a replica may hold it, nobody says it did not happen."""
-    refusal = errors.NotReady(reason="nothing was written, honestly")
-    patch.setattr(writing.WriteDecision, "failure", lambda _self: refusal)
-
-
-def a_lost_quorum_counts_as_reached(patch: Patch) -> None:
-    """Rule: a write that too few replicas took is not acknowledged."""
-    honest = quorum.Tally.fail
-
-    def fail(self: quorum.Tally, replica: int) -> Verdict:
-        verdict = honest(self, replica)  # type: ignore[arg-type]
-        return Verdict.REACHED if verdict is Verdict.LOST else verdict
-
-    patch.setattr(quorum.Tally, "fail", fail)
-
-
-CONTROLS: list[tuple[Callable[[Patch], None], tuple[str, ...], range, int, tuple[str, ...]]] = [
-    (answer_before_the_sync, ("blackout",), range(1, 7), 4, ("lost", "vanished", "back")),
-    (one_answer_taken_for_a_quorum, ("isolate", "halves", "stall"), range(1, 7), 4, ("back",)),
-    (read_without_repair, ("slow",), range(15, 20), 10, ("back",)),
-    (visible_before_durable, ("blackout",), range(1, 31), 4, ("back", "two-values", "lost")),
-    (expired_dropped_outright, ("crash",), range(1, 4), 4, ("back",)),
-    (whatever_comes_last_is_taken, ("slow", "halves", "pause"), range(1, 7), 4, ("back", "lost", "vanished")),
-    (an_indefinite_failure_told_as_definite, ("halves", "stall", "one_way"), range(1, 21), 4, ("refused",)),
-    (
-        a_lost_quorum_counts_as_reached,
-        ("crash", "halves", "disk_full"),
-        range(1, 21),
-        4,
-        ("back", "lost", "vanished"),
-    ),
+GONE = ("back", "lost", "vanished")
+UNSURE = ("halves", "stall", "one_way")
+CONTROLS: list[tuple[mutants.Broken, tuple[str, ...], range, int, tuple[str, ...]]] = [
+    (mutants.answer_before_the_sync, ("blackout",), range(1, 7), 4, ("lost", "vanished", "back")),
+    (mutants.one_answer_taken_for_a_quorum, ("isolate", "halves", "stall"), range(1, 7), 4, ("back",)),
+    (mutants.read_without_repair, ("slow",), range(15, 20), 10, ("back",)),
+    (mutants.visible_before_durable, ("blackout",), range(1, 31), 4, ("back", "two-values", "lost")),
+    (mutants.expired_dropped_outright, ("crash",), range(1, 4), 4, ("back",)),
+    (mutants.whatever_comes_last_is_taken, ("slow", "halves", "pause"), range(1, 7), 4, GONE),
+    (mutants.an_indefinite_failure_told_as_definite, UNSURE, range(1, 21), 4, ("refused",)),
+    (mutants.a_lost_quorum_counts_as_reached, ("crash", "halves", "disk_full"), range(1, 21), 4, GONE),
+    (mutants.any_clock_is_believed, ("clock",), range(1, 6), 4, ("undead",)),
+    (mutants.a_torn_tail_is_left_in_the_log, ("blackout", "crash"), range(1, 4), 4, ("refused-start",)),
 ]
 """The broken rule, the faults that show it, the seeds it may take, how many clients, and the crimes."""
 
@@ -210,7 +129,7 @@ CONTROLS: list[tuple[Callable[[Patch], None], tuple[str, ...], range, int, tuple
 )
 def test_a_broken_rule_is_convicted(
     monkeypatch: Patch,
-    broken: Callable[[Patch], None],
+    broken: mutants.Broken,
     kinds: tuple[str, ...],
     seeds: range,
     clients: int,
