@@ -13,7 +13,7 @@ comes with an older id, and is not in the window, may have been applied or not (
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from kvstore.types import OperationId, Version
@@ -21,6 +21,8 @@ from kvstore.types import OperationId, Version
 _HEAD = struct.Struct(">QQHI")
 HEAD_BYTES = _HEAD.size
 _ENTRY = struct.Struct(">16sBQI")
+_LENGTH_AT = _ENTRY.size - 4
+_UNSOUND = "the window of a strong record does not add up"
 ENTRIES_MAX = 128
 """Outcomes remembered for each key (DESIGN 6)."""
 BYTES_MAX = 64 << 10
@@ -50,29 +52,73 @@ class Outcome(NamedTuple):
 
 
 class Window(NamedTuple):
-    """The outcomes of recent operations, oldest first."""
+    """The outcomes of recent operations, oldest first, as bytes: a round carries them on and rarely looks."""
 
     dropped_ms: int = 0
-    entries: tuple[tuple[OperationId, Outcome], ...] = ()
+    number: int = 0
+    """Of outcomes."""
+    raw: bytes = b""
+
+    @property
+    def entries(self) -> tuple[tuple[OperationId, Outcome], ...]:
+        """Operations and their outcomes. Raises ValueError when the bytes do not add up."""
+        return tuple((OperationId(self.raw[at : at + 16]), _outcome(self.raw, at)) for at in self._places())
 
     def find(self, operation: OperationId) -> Outcome | None:
-        """What became of an operation, if it is remembered."""
-        for known, outcome in reversed(self.entries):
-            if known == operation:
-                return outcome
-        return None
+        """What became of an operation, if it is remembered. Raises ValueError as `entries`."""
+        raw = self.raw
+        if raw.find(operation) < 0:
+            return None
+        # Those bytes may stand inside a value, too.
+        places = [at for at in self._places() if raw.startswith(operation, at)]
+        return _outcome(raw, places[-1]) if places else None
 
     def adding(self, news: Iterable[tuple[OperationId, Outcome]]) -> Window:
-        """With newer outcomes; the oldest go when there is no room."""
-        entries = [*self.entries, *news]
-        first, size = len(entries), 0
-        while first and len(entries) - first < ENTRIES_MAX:
-            size += _ENTRY.size + len(entries[first - 1][1].value or b"")
-            if size > BYTES_MAX and first < len(entries):
-                break
-            first -= 1
-        dropped = max((time_of(operation) for operation, _ in entries[:first]), default=0)
-        return Window(max(self.dropped_ms, dropped), tuple(entries[first:]))
+        """With newer outcomes; the oldest go when there is no room. Raises ValueError as `entries`."""
+        parts = [
+            _ENTRY.pack(
+                operation,
+                outcome.flags | (HAS_VALUE if outcome.value is not None else 0),
+                outcome.version,
+                len(outcome.value or b""),
+            )
+            + (outcome.value or b"")
+            for operation, outcome in news
+        ]
+        both = Window(self.dropped_ms, self.number + len(parts), self.raw + b"".join(parts))
+        return both if both.number <= ENTRIES_MAX and len(both.raw) <= BYTES_MAX else both._shortened()
+
+    def check(self) -> None:
+        """Raises ValueError when the bytes do not add up."""
+        for _ in self._places():
+            pass
+
+    def _shortened(self) -> Window:
+        """Without the oldest; the newest stays, whatever it holds."""
+        count, at, dropped_ms = self.number, 0, self.dropped_ms
+        while count > 1 and (count > ENTRIES_MAX or len(self.raw) - at > BYTES_MAX):
+            dropped_ms = max(dropped_ms, time_of(self.raw[at : at + 6]))
+            at += _ENTRY.size + int.from_bytes(self.raw[at + _LENGTH_AT : at + _ENTRY.size], "big")
+            count -= 1
+        return Window(dropped_ms, count, self.raw[at:])
+
+    def _places(self) -> Iterator[int]:
+        """Where the entries begin."""
+        at, raw = 0, self.raw
+        for _ in range(self.number):
+            if at + _ENTRY.size > len(raw):
+                raise ValueError(_UNSOUND)
+            yield at
+            at += _ENTRY.size + int.from_bytes(raw[at + _LENGTH_AT : at + _ENTRY.size], "big")
+        if at != len(raw):
+            raise ValueError(_UNSOUND)
+
+
+def _outcome(raw: bytes, at: int) -> Outcome:
+    _, flags, version, length = _ENTRY.unpack_from(raw, at)
+    begin = at + _ENTRY.size
+    value = raw[begin : begin + length] if flags & HAS_VALUE else None
+    return Outcome(flags & ~HAS_VALUE, Version(version), value)
 
 
 def time_of(operation: bytes) -> int:
@@ -82,13 +128,9 @@ def time_of(operation: bytes) -> int:
 
 def encode(changed: int, window: Window, value: bytes) -> bytes:
     """The payload of a strong record."""
-    parts = [
-        _ENTRY.pack(operation, outcome.flags | (HAS_VALUE if outcome.value is not None else 0),
-                    outcome.version, len(outcome.value or b"")) + (outcome.value or b"")
-        for operation, outcome in window.entries
-    ]  # fmt: skip
-    body = b"".join(parts)
-    return _HEAD.pack(changed, window.dropped_ms, len(parts), len(body)) + body + value
+    return b"".join(
+        (_HEAD.pack(changed, window.dropped_ms, window.number, len(window.raw)), window.raw, value)
+    )
 
 
 def changed_of(payload: bytes) -> Version:
@@ -102,28 +144,25 @@ def value_at(payload: bytes, offset: int = 0) -> int:
 
 
 def decode(payload: bytes) -> tuple[Version, Window, bytes]:
-    """`(changed, window, value)`. Raises ValueError when it does not add up."""
-    try:
-        changed, dropped_ms, count, size = _HEAD.unpack_from(payload)
-        entries: list[tuple[OperationId, Outcome]] = []
-        at = HEAD_BYTES
-        for _ in range(count):
-            operation, flags, version, length = _ENTRY.unpack_from(payload, at)
-            at += _ENTRY.size
-            value = payload[at : at + length] if flags & HAS_VALUE else None
-            entries.append((OperationId(operation), Outcome(flags & ~HAS_VALUE, Version(version), value)))
-            at += length
-    except struct.error:
-        raise ValueError("the window of a strong record does not add up") from None
-    if at != HEAD_BYTES + size or at > len(payload):
-        raise ValueError("the window of a strong record does not add up")
-    return Version(changed), Window(dropped_ms, tuple(entries)), payload[at:]
+    """`(changed, window, value)`. Raises ValueError when that cannot be; `is_well_formed` looks further."""
+    if len(payload) < HEAD_BYTES:
+        raise ValueError(_UNSOUND)
+    changed, dropped_ms, count, size = _HEAD.unpack_from(payload)
+    end = HEAD_BYTES + size
+    if end > len(payload) or count * _ENTRY.size > size:
+        raise ValueError(_UNSOUND)
+    return Version(changed), Window(dropped_ms, count, payload[HEAD_BYTES:end]), payload[end:]
 
 
 def is_well_formed(payload: bytes) -> bool:
     """Whether bytes from outside can be the payload of a strong record."""
     try:
-        decode(payload)
+        _, window, _ = decode(payload)
+        if len(window.raw) == window.number * _ENTRY.size:
+            # Most outcomes have no value: then all lengths are zero, seen without a loop.
+            places = range(_LENGTH_AT, _ENTRY.size)
+            return not any(window.raw[at :: _ENTRY.size].strip(b"\0") for at in places)
+        window.check()
     except ValueError:
         return False
     return True

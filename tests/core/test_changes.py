@@ -235,11 +235,13 @@ ENTRIES = st.lists(st.tuples(st.binary(min_size=16, max_size=16).map(OperationId
 def test_a_window_comes_out_as_it_went_in(
     changed: int, dropped: int, entries: list[tuple[OperationId, Outcome]], value: bytes
 ) -> None:
-    payload = window.encode(changed, Window(dropped, tuple(entries)), value)
-    assert window.decode(payload) == (changed, Window(dropped, tuple(entries)), value)
+    held = Window(dropped).adding(entries)
+    assert held.entries == tuple(entries)
+    payload = window.encode(changed, held, value)
+    assert window.decode(payload) == (changed, held, value)
     assert window.changed_of(payload) == changed
     assert payload[window.value_at(payload) :] == value
-    assert window.decode(window.emptied(payload)) == (changed, Window(dropped, tuple(entries)), b"")
+    assert window.decode(window.emptied(payload)) == (changed, held, b"")
 
 
 @given(st.binary(max_size=60))
@@ -250,7 +252,7 @@ def test_bytes_that_are_no_window_are_told(payload: bytes) -> None:
 
 
 def test_a_window_whose_lengths_do_not_add_up_is_told() -> None:
-    payload = window.encode(1, Window(0, ((op(1), Outcome(APPLIED, Version(1), b"abc")),)), b"v")
+    payload = window.encode(1, Window().adding([(op(1), Outcome(APPLIED, Version(1), b"abc"))]), b"v")
     assert window.is_well_formed(payload)
     for cut in range(len(payload) - 1):
         assert not window.is_well_formed(payload[:cut])
@@ -263,6 +265,30 @@ def test_a_window_whose_lengths_do_not_add_up_is_told() -> None:
             versions=[Version(2)],
             now_ms=NOW,
         )
+
+
+def test_an_operation_that_stands_inside_a_value_is_not_found() -> None:
+    held = Window().adding([(op(1), Outcome(APPLIED, Version(1), op(2))), (op(3), Outcome(0, Version(2)))])
+    assert held.find(op(2)) is None
+    assert held.find(op(1)) == Outcome(APPLIED, Version(1), op(2))
+    again = held.adding([(op(1), Outcome(EXISTED, Version(9)))])
+    assert again.find(op(1)) == Outcome(EXISTED, Version(9)), "the latest outcome counts"
+
+
+@pytest.mark.parametrize("value", [None, b"abc"])
+def test_lengths_inside_a_window_are_checked_when_somebody_looks(value: bytes | None) -> None:
+    sound = Window().adding([(op(n), Outcome(APPLIED, Version(n), value)) for n in (1, 2)])
+    at = sound.raw.index(op(2)) + 28
+    for length in (1, 4, 200):
+        raw = sound.raw[:at] + bytes((length,)) + sound.raw[at + 1 :]
+        payload = window.encode(1, sound._replace(raw=raw), b"v")
+        assert not window.is_well_formed(payload)
+        with pytest.raises(ValueError, match="add up"):
+            window.decode(payload)[1].find(op(2))
+    cut = window.encode(1, sound._replace(raw=sound.raw[:-1]), b"v")
+    assert not window.is_well_formed(cut)
+    one_more = sound._replace(number=3, raw=sound.raw + bytes(28))
+    assert not window.is_well_formed(window.encode(1, one_more, b"v"))
 
 
 def test_the_window_is_bounded_in_number_and_bytes_and_keeps_the_newest() -> None:
