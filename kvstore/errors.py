@@ -7,7 +7,7 @@
                            ProtocolMismatch WrongCluster HelloRequired AuthFailed
         NotNow             try again, perhaps elsewhere: Overloaded NotReady TooLate Unavailable
                            DiskFull ClockSkew ClockUnknown StaleEpoch CannotConnect
-                           NoMajority Contended
+                           NoMajority Contended Amnesiac
         Unsupported NeedsRegister Conflict UnsafeRegisters NotANumber Cancelled LockTaken NotACounter
         StartError         a node cannot start: ConfigInvalid PortInUse DataDirInUse
                            DataDirForeign DataDirFormat DataDirUnusable CorruptLog
@@ -328,6 +328,15 @@ class ClockUnknown(ClockSkew):
     code = "KV-T02"
     template = "this node has just started and has not compared its clock with another node's yet"
     remedy = "try again in a second, or another node"
+
+
+class Amnesiac(NotNow):
+    """Fields: node. A node came back with less than it had told its peers it would keep."""
+
+    name = "amnesiac"
+    code = "KV-D04"
+    template = "{node} has forgotten what it promised: its peers know of more than its data holds"
+    remedy = "stop it and give it its newest data directory back; with older data it must not take part"
 
 
 class StaleEpoch(NotNow):

@@ -6,7 +6,7 @@ topology.
 
 Rules kept here:
 - nobody founds before the expected number of nodes is there, all new and all pledged to the same one;
-- a pledge, once given, is kept: so two nodes cannot both have everybody's;
+- a pledge, once given, is kept, also over restarts: so two nodes cannot both have everybody's;
 - who comes without data under the name of a member is not that member, and is refused.
 """
 
@@ -95,6 +95,53 @@ def founders(me: Newcomer, seen: Sequence[Newcomer], expected: int) -> list[Node
     if len(found) < expected or any(each.pledge != me.info.uuid for each in found):
         return None
     return [replace(each.info, number=NodeId(number)) for number, each in enumerate(found, 1)]
+
+
+def look_around(
+    me: Newcomer, found: Sequence[Newcomer | Topology], expected: int, directory: str
+) -> Topology | list[NodeInfo] | Newcomer:
+    """What follows from what is found: our cluster, members to found it with, or ourselves, perhaps pledged.
+
+    Raises errors.ConfigInvalid, errors.DataDirForeign.
+    """
+    topology = the_cluster([each for each in found if isinstance(each, Topology)])
+    if topology is not None:
+        place_in(topology, me.info, directory)
+        return topology
+    seen = [each for each in found if isinstance(each, Newcomer)]
+    members = founders(me, seen, expected)
+    return pledged(me, seen, expected) if members is None else members
+
+
+def waits_for(me: Newcomer, seen: Sequence[Newcomer], expected: int) -> str:
+    """What has to happen next, for people. Raises as `everybody`."""
+    there = everybody(me, seen, expected)
+    missing = expected - len(there)
+    if missing > 0:
+        names = ", ".join(each.info.name for each in there)
+        return f"{missing} more nodes ({names} of {expected} are here)"
+    chosen = next((each.info.name for each in there if each.info.uuid == me.pledge), None)
+    if chosen is None:
+        return (
+            f"node {me.pledge}, which it left the founding to and which is not here; if the data of that one "
+            "is gone for good, empty this node's directory: it holds nothing yet"
+        )
+    return f"{chosen}, which founds the cluster when all of {expected} ask it to"
+
+
+def the_cluster(found: Sequence[Topology]) -> Topology | None:
+    """The cluster that the seeds are members of, as its newest member knows it; None: there is none yet.
+
+    Raises errors.ConfigInvalid for more than one.
+    """
+    names = sorted({each.cluster_id for each in found})
+    if len(names) > 1:
+        raise errors.ConfigInvalid(
+            where="seeds",
+            problem=f"they are members of different clusters ({', '.join(names)})",
+            hint="name nodes of one cluster",
+        )
+    return max(found, key=lambda each: each.epoch, default=None)
 
 
 def place_in(topology: Topology, me: NodeInfo, directory: str) -> NodeInfo:

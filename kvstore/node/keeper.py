@@ -14,9 +14,11 @@ from typing import Any
 from kvstore import errors, limits
 from kvstore.core.retry import RetryPolicy
 from kvstore.core.skew import ClockGuard
+from kvstore.core.witness import Told, Witness
 from kvstore.node.link import Link
 from kvstore.ports import Clock, Dice
 from kvstore.types import NodeId
+from kvstore.wire import messages
 
 _STEADY_MS = 50
 """More than a clock is slewed by within one round trip."""
@@ -25,7 +27,7 @@ _STEADY_MS = 50
 class Keeper:
     """Owns the connection of one link for as long as the node runs."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  everything it uses, handed in by name
         self,
         *,
         link: Link,
@@ -35,8 +37,11 @@ class Keeper:
         local_host: str,
         clock: Clock,
         guard: ClockGuard,
+        witness: Witness,
+        told: Callable[[], Told | None],
         dice: Dice,
         on_epoch: Callable[[Link, int], None],
+        on_amnesia: Callable[[errors.Amnesiac], None],
         log: Any,
     ) -> None:
         self._link = link
@@ -46,8 +51,11 @@ class Keeper:
         self._local_host = local_host
         self._clock = clock
         self._guard = guard
+        self._witness = witness
+        self._told = told
         self._dice = dice
         self._on_epoch = on_epoch
+        self._on_amnesia = on_amnesia
         self._log = log
 
     async def keep(self) -> None:
@@ -82,7 +90,11 @@ class Keeper:
             await loop.create_connection(
                 link.protocol, info.host, info.peer_port, local_addr=(self._local_host, 0)
             )
-            answer = await self._call("hello", [self._hello()])
+            try:
+                answer = await self._call("hello", [self._hello()])
+            except errors.Amnesiac as error:
+                self._on_amnesia(error)  # it speaks of us
+                raise
         self._check(answer)
         link.peer_epoch = int(answer.get("epoch", 0))
         link.reason = ""
@@ -99,6 +111,8 @@ class Keeper:
                 reason=f"{self._link.info.host}:{self._link.info.peer_port} is node "
                 f"{answer.get('node')} ({answer.get('uuid')}), expected {self._link.number}"
             )
+        if not self._witness.believes(self._link.number, messages.told_of(answer.get("told"))):
+            raise errors.Amnesiac(node=self._link.info.name)
 
     async def _probe(self) -> None:
         """Beat once a second until the link is lost; silence for three loses it."""
@@ -126,7 +140,7 @@ class Keeper:
             if error is None and isinstance(result, int) and steady:
                 self._guard.peer(NodeId(number), int(result - sent_wall - took_ms / 2))
 
-        self._link.call("ping", [sent_wall], replied)
+        self._link.call("ping", [sent_wall, self._told()], replied)
 
     async def _call(self, method: str, params: list[Any]) -> Any:
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from kvstore import errors
-from kvstore.core.forming import FORMING, Newcomer
+from kvstore.core.forming import FORMING, Newcomer, waits_for
 from kvstore.node.options import NodeOptions
 from kvstore.node.stream import Stream
 from kvstore.node.turn import Turn
@@ -29,7 +29,7 @@ class NewcomerService:
         self, *, me: Newcomer, clock: Clock, loop: asyncio.AbstractEventLoop, options: NodeOptions, log: Any
     ) -> None:
         self.me = me
-        """Ourselves as we now stand; the pledge changes once."""
+        """Ourselves as we now stand; the pledge changes once, when it is on the disk."""
         self.waits_for = "its seeds"
         self._clock = clock
         self._turn = Turn(loop)
@@ -43,10 +43,9 @@ class NewcomerService:
             "status": lambda _params: self._status(),
         }
 
-    def see(self, there: Sequence[Newcomer], expected: int) -> None:
+    def see(self, seen: Sequence[Newcomer], expected: int) -> None:
         """Take note of who is there; a change is worth a line."""
-        names = ", ".join(each.info.name for each in there)
-        said = f"{expected - len(there)} more nodes ({names} of {expected} are here)"
+        said = waits_for(self.me, seen, expected)
         if said != self.waits_for:
             self._log.info("waiting", waits_for=said)
         self.waits_for = said

@@ -51,6 +51,8 @@ class State(Enum):
     READY = "ready"
     DRAINING = "draining"
     FAILED = "failed"
+    QUARANTINED = "quarantined"
+    """Its peers know of more than it does: it serves nothing (DESIGN 6)."""
 
 
 class Node:
@@ -93,10 +95,17 @@ class Node:
             durability=durability,
             loop=loop,
             counters=self.counters,
-            ways=Ways(spawn=self._spawn, bug=self._bug, greeting=self._greeting, status=self.status),
+            ways=Ways(
+                spawn=self._spawn,
+                bug=self._bug,
+                greeting=self._greeting,
+                peer_greeting=lambda: {**self._greeting(), "told": self._replica.told()},
+                status=self.status,
+            ),
         )
         self._deadlines = parts.deadlines
         self._guard = parts.guard
+        self._witness = parts.witness
         self._versions = parts.versions
         self._replica = parts.replica
         self._links = parts.links
@@ -118,9 +127,10 @@ class Node:
                 if self._links:
                     self._coordinator.compare_until = self._world.clock.monotonic() + COMPARE_S
                 await self._until_clock_is_past()
-                self.state = State.READY
-                self._coordinator.refusing = ""
-                self._log.info("ready", client=self.info.client_port, peer=self.info.peer_port)
+                if self.state is State.STARTING:
+                    self.state = State.READY
+                    self._coordinator.refusing = ""
+                    self._log.info("ready", client=self.info.client_port, peer=self.info.peer_port)
                 self.started.set()
                 await self._stopping.wait()
                 if self._failure is None:
@@ -163,8 +173,11 @@ class Node:
                 local_host=self.options.listen_host,
                 clock=self._world.clock,
                 guard=self._guard,
+                witness=self._witness,
+                told=self._replica.told,
                 dice=self._world.dice,
                 on_epoch=self._on_peer_epoch,
+                on_amnesia=self._on_amnesia,
                 log=self._log,
             ).keep()
             for link in self._links.values()
@@ -278,6 +291,14 @@ class Node:
 
         link.call("topology", [], replied)
 
+    def _on_amnesia(self, error: errors.Amnesiac) -> None:
+        """A peer knows that our data is older than what we had told it: what we would say may be wrong."""
+        if self.state in (State.STARTING, State.READY):
+            self.state = State.QUARANTINED
+            self._coordinator.refusing = error.message
+            self._peer_service.quarantine = error
+            self._log.critical("quarantined", reason=error.message, remedy=error.remedy)
+
     # --- what we say of ourselves -------------------------------------------------------
 
     def _greeting(self) -> dict[str, Any]:
@@ -307,6 +328,7 @@ class Node:
             "uuid": self.info.uuid,
             "epoch": self._coordinator.topology.epoch,
             "token": self.options.peer_token,
+            "told": self._replica.told(),
             "wall_ms": self._world.clock.wall_ms(),
         }
 

@@ -10,6 +10,7 @@ from typing import Any
 from kvstore.core.skew import ClockGuard
 from kvstore.core.topology import Topology
 from kvstore.core.version import HybridClock
+from kvstore.core.witness import Witness
 from kvstore.node.acceptor import Acceptor
 from kvstore.node.ceiling import Ceiling
 from kvstore.node.coordinator import Coordinator
@@ -47,6 +48,7 @@ class Ways:
     spawn: Callable[[Coroutine[Any, Any, None]], None]
     bug: Callable[[str, Exception], None]
     greeting: Callable[[], dict[str, Any]]
+    peer_greeting: Callable[[], dict[str, Any]]
     status: Callable[[], dict[str, Any]]
 
 
@@ -75,6 +77,7 @@ class Parts:
         self._ways = ways
         self._turn = Turn(loop)
         self.deadlines = Deadlines(loop.time())
+        self.witness = Witness()
         self.guard = ClockGuard(options.drift_ms_max, nodes=len(topology.nodes))
         self.guard.reading(world.clock.wall_ms(), world.clock.monotonic())
         last = Version(max(store.highest_version, store.ceiling))
@@ -86,6 +89,7 @@ class Parts:
             turn=self._turn,
             counters=counters,
             durability=durability,
+            life=_life(world.clock),
         )
         self.links = {
             peer.number: Link(info=peer, turn=self._turn, loop=loop)
@@ -183,7 +187,8 @@ class Parts:
     def _new_peer_service(self, topology: Topology) -> PeerService:
         return PeerService(
             topology=topology,
-            greeting=self._ways.greeting,
+            greeting=self._ways.peer_greeting,
+            witness=self.witness,
             replica=self.replica,
             store=self._store,
             acceptor=self._acceptor,
@@ -196,3 +201,8 @@ class Parts:
             options=self._options,
             log=self._world.log,
         )
+
+
+def _life(clock: Clock) -> int:
+    """A number that the process before us did not have."""
+    return clock.wall_ms() << 16 | int(clock.monotonic() * 1000) & 0xFFFF

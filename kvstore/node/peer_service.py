@@ -3,7 +3,8 @@
 Rules kept here:
 - hello decides: same cluster, a node our topology knows, the peer token; else the door closes;
 - every request carries the sender's epoch; when the owners changed after it, it is refused;
-- work whose deadline passed on the way is dropped and counted.
+- work whose deadline passed on the way is dropped and counted;
+- a node that has forgotten what it told us is not let in, and one that learns so of itself serves nothing.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 from kvstore import errors
 from kvstore.core.changes import Request
 from kvstore.core.topology import Topology
+from kvstore.core.witness import Witness
 from kvstore.node.acceptor import Acceptor
 from kvstore.node.metrics import Counters
 from kvstore.node.options import NodeOptions
@@ -26,7 +28,11 @@ from kvstore.node.stream import Stream
 from kvstore.node.turn import Turn
 from kvstore.ports import Clock
 from kvstore.storage.store import Store
+from kvstore.types import NodeId
 from kvstore.wire import messages
+
+_HARMLESS = ("hello", "ping", "topology")
+"""What a node in quarantine still answers."""
 
 
 class PeerService:
@@ -37,6 +43,7 @@ class PeerService:
         *,
         topology: Topology,
         greeting: Callable[[], dict[str, Any]],
+        witness: Witness,
         replica: Replica,
         store: Store,
         acceptor: Acceptor,
@@ -52,7 +59,10 @@ class PeerService:
         self.topology = topology
         self.owners_epoch = 0
         """The epoch at which owners last changed; requests older than that are refused."""
+        self.quarantine: errors.Amnesiac | None = None
+        """Why nothing is served to peers."""
         self._greeting = greeting
+        self._witness = witness
         self._replica = replica
         self._store = store
         self._acceptor = acceptor
@@ -97,6 +107,8 @@ class PeerService:
         serve = self._methods.get(method)
         if serve is None:
             raise errors.UnknownMethod(method=method)
+        if self.quarantine is not None and method not in _HARMLESS:
+            raise self.quarantine
         serve(stream, msgid, params)
 
     def _hello(self, stream: Stream, msgid: int, params: Any) -> None:
@@ -108,12 +120,16 @@ class PeerService:
         known = {int(node.number): node for node in self.topology.nodes}.get(hello.node)
         if known is None or known.uuid != hello.uuid:
             raise errors.NotReady(reason=f"node {hello.node} ({hello.uuid}) is not in our topology")
+        if not self._witness.believes(known.number, hello.told):
+            self._log.error("amnesiac", peer=known.name)
+            raise errors.Amnesiac(node=known.name)
         stream.who = hello.node
         stream.welcome()
         stream.respond(msgid, self._greeting())
 
     def _ping(self, stream: Stream, msgid: int, params: Any) -> None:
-        del params
+        if len(params) > 1:
+            self._witness.believes(NodeId(stream.who), messages.told_of(params[1]))
         stream.respond(msgid, self._clock.wall_ms())
 
     def _topology(self, stream: Stream, msgid: int, params: Any) -> None:

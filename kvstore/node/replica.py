@@ -17,6 +17,7 @@ from kvstore.core import record as records
 from kvstore.core import version as versions
 from kvstore.core.topology import Topology
 from kvstore.core.version import HybridClock
+from kvstore.core.witness import Told
 from kvstore.node.metrics import Counters
 from kvstore.node.turn import Turn
 from kvstore.storage.store import Store
@@ -46,6 +47,7 @@ class Replica:
         "_counters",
         "_durable",
         "_durable_synced",
+        "_life",
         "_local",
         "_local_synced",
         "_marked",
@@ -66,8 +68,10 @@ class Replica:
         turn: Turn,
         counters: Counters,
         durability: Durability,
+        life: int,
     ) -> None:
         self._number = number
+        self._life = life
         self._store = store
         self._clock = clock
         self._turn = turn
@@ -195,6 +199,10 @@ class Replica:
         """What a peer asks for; keys we do not own answer like keys we do not have."""
         get = self._store.get
         return [get(skey) for skey in skeys]
+
+    def told(self) -> Told | None:
+        """What peers may hold us to, for it is on our disk; None when nothing is."""
+        return None if self.durability is Durability.MEMORY else Told(self._life, int(self._store.ceiling))
 
     def owns(self, skey: bytes) -> bool:
         """Whether the key's partition is ours."""

@@ -35,6 +35,7 @@ from kvstore.wire.peer_messages import (
     decode_peer_write,
     encode_peer_page,
     encode_peer_scan,
+    told_of,
 )
 from kvstore.wire.register_messages import (
     Change,
@@ -328,4 +329,5 @@ __all__ = [
     "encode_scan",
     "encode_touch",
     "outcome_of",
+    "told_of",
 ]

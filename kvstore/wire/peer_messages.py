@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from kvstore import errors, limits
 from kvstore.core.record import HEADER_BYTES, is_well_formed
+from kvstore.core.witness import Told
 from kvstore.wire.greeting import decode_offer, text_of
 
 _BYTES = {bytes}
@@ -28,6 +29,8 @@ class PeerHello(NamedTuple):
     epoch: int
     token: str
     wall_ms: int
+    told: Told | None
+    """What it has made durable about its versions; None: its data is in memory alone."""
 
 
 class PeerScan(NamedTuple):
@@ -43,7 +46,7 @@ class PeerScan(NamedTuple):
 
 
 def decode_peer_hello(params: Sequence[Any]) -> PeerHello:
-    """`[{protocol, cluster, node, uuid, epoch, token, wall_ms}]`."""
+    """`[{protocol, cluster, node, uuid, epoch, token, wall_ms, told}]`."""
     plain = decode_offer(params)
     node, epoch, wall_ms = plain.get("node"), plain.get("epoch"), plain.get("wall_ms", 0)
     if type(node) is not int or type(epoch) is not int or type(wall_ms) is not int:
@@ -51,8 +54,23 @@ def decode_peer_hello(params: Sequence[Any]) -> PeerHello:
             option="hello", given="something else", allowed="node, epoch, wall_ms as numbers"
         )
     return PeerHello(
-        text_of(plain, "cluster"), node, text_of(plain, "uuid"), epoch, text_of(plain, "token"), wall_ms
+        text_of(plain, "cluster"),
+        node,
+        text_of(plain, "uuid"),
+        epoch,
+        text_of(plain, "token"),
+        wall_ms,
+        told_of(plain.get("told")),
     )
+
+
+def told_of(given: Any) -> Told | None:
+    """`[life, ceiling]` or nothing. Raises errors.BadOption."""
+    if given is None:
+        return None
+    if type(given) is tuple and len(given) == 2 and all(type(n) is int and n >= 0 for n in given):
+        return Told(*given)
+    raise errors.BadOption(option="told", given="something else", allowed="two numbers, or nothing")
 
 
 def decode_peer_write(params: Sequence[Any]) -> tuple[int, int, bool, Sequence[bytes]]:

@@ -192,7 +192,11 @@ def test_no_such_key_is_a_nil_receipt_only_where_it_may_be(nil: object) -> None:
 def test_peer_hello(cluster: str, node: int, uuid: str, epoch: int, token: str, wall_ms: int) -> None:
     plain = {"protocol": [1, 1], "cluster": cluster, "node": node, "uuid": uuid, "epoch": epoch}
     decoded = messages.decode_peer_hello(over_the_wire([{**plain, "token": token, "wall_ms": wall_ms}]))
-    assert decoded == messages.PeerHello(cluster, node, uuid, epoch, token, wall_ms)
+    assert decoded == messages.PeerHello(cluster, node, uuid, epoch, token, wall_ms, None)
+    assert messages.decode_peer_hello(over_the_wire([{**plain, "told": [7, node]}])).told == (7, node)
+    for wrong in (1, "1", [1], [1, -1], [1, True], [1.0, 2], [1, 2, 3]):
+        with pytest.raises(errors.BadOption):
+            messages.decode_peer_hello(over_the_wire([{**plain, "told": wrong}]))
     assert messages.decode_peer_hello(over_the_wire([plain])).wall_ms == 0
     for name in ("node", "epoch"):
         with pytest.raises(errors.BadOption):
