@@ -4,11 +4,13 @@ ARG BASE_IMAGE=python:3.11-slim-bookworm
 
 # hadolint ignore=DL3006
 FROM ${BASE_IMAGE} AS build
+# "apps" for `kv app`; empty for a node alone. The wheels must be there: `make image EXTRAS=...`.
+ARG EXTRAS=apps
 COPY build/wheels /wheels
 # pip runs out of its own wheel, so that the base needs none. It writes byte code: the file system will be read-only.
 RUN python3 -m venv --without-pip /opt/kv \
     && PYTHONPATH=$(echo /wheels/pip-*.whl) /opt/kv/bin/python -m pip install --no-index --find-links /wheels --no-cache-dir \
-        --disable-pip-version-check --no-warn-script-location kvring \
+        --disable-pip-version-check --no-warn-script-location "kvring[${EXTRAS}]" \
     && rm -f /opt/kv/bin/activate* /opt/kv/bin/Activate.ps1
 COPY scripts/kv_probe.py /opt/kv/bin/kv-probe
 RUN chmod 0755 /opt/kv/bin/kv-probe && sed -i '1s|.*|#!/opt/kv/bin/python|' /opt/kv/bin/kv-probe
@@ -35,6 +37,6 @@ WORKDIR /data
 VOLUME ["/data"]
 EXPOSE 7401 7501
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=5s --timeout=4s --start-period=60s --retries=3 CMD ["kv-probe", "ready"]
+HEALTHCHECK --interval=5s --timeout=10s --start-period=60s --retries=3 CMD ["kv-probe", "ready"]
 ENTRYPOINT ["kv"]
 CMD ["server"]

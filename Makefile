@@ -26,33 +26,38 @@ down: $(VENV)/.installed ## stop the cluster that `make up ARGS=--detach` left r
 
 IMAGE ?= kvstore:0.1.0
 BASE_IMAGE ?=
+# What the image can do beside being a node; EXTRAS= leaves the applications out.
+EXTRAS ?= apps
 NODES ?= 3
 COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
-COMPOSE_RUN = KV_IMAGE=$(IMAGE) KV_CLUSTER_NODES=$(NODES) $(COMPOSE) $(if $(filter 5,$(NODES)),--profile five)
+APPS ?=
+COMPOSE_RUN = KV_IMAGE=$(IMAGE) KV_CLUSTER_NODES=$(NODES) $(COMPOSE) $(if $(filter 5,$(NODES)),--profile five) \
+    $(if $(APPS),--profile apps)
+COMPOSE_ALL = $(COMPOSE_RUN) --profile five --profile apps --profile cli
 
 .PHONY: image
 image: $(VENV)/.installed ## build the image from wheels made here (BASE_IMAGE=kvstore-base:bookworm without a registry)
 	rm -rf build/wheels
-	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --wheel-dir build/wheels . 'pip>=25.1'
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --wheel-dir build/wheels '.[$(EXTRAS)]' 'pip>=25.1'
 	docker build --network none --tag $(IMAGE) --build-arg VERSION=$(lastword $(subst :, ,$(IMAGE))) \
-	    $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) .
+	    --build-arg EXTRAS=$(EXTRAS) $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) .
 
 .PHONY: compose-up
-compose-up: ## start a cluster of containers and wait until all are ready (NODES=5)
+compose-up: ## start a cluster of containers and wait until all are ready (NODES=5, APPS=1 for shortener and ratelimit)
 	@$(COMPOSE_RUN) up -d
 	@for i in $$(seq 120); do \
-	    ready=0; for id in $$($(COMPOSE_RUN) ps -q); do \
+	    want=$$(($(NODES) $(if $(APPS),+ 2))); ready=0; for id in $$($(COMPOSE_RUN) ps -q); do \
 	        [ "$$(docker inspect --format '{{.State.Health.Status}}' $$id)" = healthy ] && ready=$$((ready + 1)); done; \
-	    if [ $$ready = $(NODES) ]; then echo "$$ready nodes are ready"; exit 0; fi; sleep 0.5; done; \
+	    if [ $$ready = $$want ]; then echo "$$ready containers are ready"; exit 0; fi; sleep 0.5; done; \
 	echo "not ready within a minute:" >&2; $(COMPOSE_RUN) logs --tail 5 >&2; exit 1
 
 .PHONY: compose-down
 compose-down: ## stop the containers; the volumes stay
-	@$(COMPOSE_RUN) --profile five down
+	@$(COMPOSE_ALL) down
 
 .PHONY: compose-erase
 compose-erase: ## stop the containers and delete their data
-	@$(COMPOSE_RUN) --profile five down --volumes
+	@$(COMPOSE_ALL) down --volumes
 
 ##@ Work on it
 
@@ -115,13 +120,15 @@ help: ## this list
 
 # --- the environment: each step leaves a stamp, so that the second `make up` installs nothing -----
 $(VENV)/.made:
-	@py=; for p in $(PYTHON) python3.11 python3.12 python3.13 python3; do \
+	@# An environment that somebody else made is taken as it is. Nothing is deleted here: VENV may name anything.
+	@if $(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then echo "using $(VENV)"; exit 0; fi; \
+	py=; for p in $(PYTHON) python3.11 python3.12 python3.13 python3; do \
 	    if "$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then py=$$p; break; fi; done; \
 	if [ -z "$$py" ]; then echo "kvstore needs Python 3.11 or newer: apt-get install python3 (or: make PYTHON=/path/to/python3)" >&2; exit 1; fi; \
 	if ! "$$py" -c 'import ensurepip, venv' 2>/dev/null; then \
 	    echo "$$py cannot make virtual environments: apt-get install python3-venv" >&2; exit 1; fi; \
 	echo "making $(VENV) with $$("$$py" --version)"; \
-	rm -rf $(VENV); "$$py" -m venv $(VENV)
+	"$$py" -m venv $(VENV)
 	@# Dependency groups came with pip 25.1.
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
 	@touch $@

@@ -1,6 +1,5 @@
 """Put a node on this machine: its directory, its threads, its loop, its signals.
 
-find_cluster  make a new directory a member of the cluster that its seeds are, or will be
 open_node     one node over real files, threads and clocks
 serve         run it until it is told to stop
 run_server    a whole process that is a node: what `kv server` does
@@ -12,25 +11,21 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
-from dataclasses import replace
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 from kvstore import errors
-from kvstore.client.seeds import ask_seeds
 from kvstore.config import NodeConfig, load
-from kvstore.config.sections import seeds_in
-from kvstore.core.forming import Newcomer, everybody, founders, place_in, pledged
 from kvstore.core.topology import NodeInfo, Topology
+from kvstore.founding import advertised, find_cluster
 from kvstore.io.clock import SystemClock
 from kvstore.io.disk import SystemFiles
 from kvstore.io.entropy import system_dice
 from kvstore.io.log import node_log
 from kvstore.io.loop import new_event_loop, tune_for_serving
-from kvstore.io.net import free_ports, host_name
+from kvstore.io.net import free_ports
 from kvstore.io.worker import ThreadWorker
-from kvstore.node.newcomer import NewcomerService
 from kvstore.node.node import Node
 from kvstore.node.parts import World
 from kvstore.ports import Clock
@@ -43,7 +38,6 @@ from kvstore.types import Durability, NodeId
 
 FIRST = NodeId(1)
 """The number of a node that starts a cluster by itself."""
-_ASK_AGAIN_S = 0.1
 
 
 def first_start(config: NodeConfig) -> None:
@@ -71,7 +65,7 @@ def first_start(config: NodeConfig) -> None:
     if known is not None and len(known.nodes) == 1:
         # Alone, we are where we listen; in a company the table says where.
         me = known.node(identity.node)
-        here = (_advertised(config), config.listen.client_port, config.listen.peer_port)
+        here = (advertised(config), config.listen.client_port, config.listen.peer_port)
         if (me.host, me.client_port, me.peer_port) != here:
             identities.save_topology(files, directory, known.with_addresses({identity.node: here}))
     if known is None:
@@ -79,7 +73,7 @@ def first_start(config: NodeConfig) -> None:
             identity.node,
             identity.node_uuid,
             config.node.name or f"n{identity.node}",
-            _advertised(config),
+            advertised(config),
             config.listen.client_port,
             config.listen.peer_port,
             config.cluster.zone,
@@ -91,86 +85,6 @@ def first_start(config: NodeConfig) -> None:
             replicas=config.cluster.replicas,
         )
         identities.save_topology(files, directory, topology)
-
-
-def _advertised(config: NodeConfig) -> str:
-    return host_name() if config.advertised == "auto" else config.advertised
-
-
-def _newcomer(config: NodeConfig, identity: identities.Identity) -> Newcomer:
-    host = _advertised(config)
-    name = config.node.name or host.partition(".")[0]
-    ports = (config.listen.client_port, config.listen.peer_port)
-    return Newcomer(NodeInfo(NodeId(0), identity.node_uuid, name, host, *ports, config.cluster.zone))
-
-
-def _settle(directory: str, identity: identities.Identity, topology: Topology) -> None:
-    """Make the directory the member that its uuid is. Nobody has heard of `topology` from us before this."""
-    files = SystemFiles()
-    (number,) = (node.number for node in topology.nodes if node.uuid == identity.node_uuid)
-    # The identity last: as long as it names no cluster, the next start comes back here.
-    identities.save_topology(files, directory, topology)
-    identities.save(files, directory, replace(identity, cluster_id=topology.cluster_id, node=number))
-
-
-async def find_cluster(config: NodeConfig, *, log: Any, stopping: asyncio.Event) -> bool:
-    """Wait until the directory belongs to the cluster of the seeds; at once when it does already.
-
-    False when told to stop before. Raises the StartError family: DataDirForeign when our place is taken
-    by a node whose data we do not have, ConfigInvalid, PortInUse.
-    """
-    files, directory = SystemFiles(), config.node.data_dir
-    identity = identities.load(files, directory) or identities.load_or_create(
-        files, directory, dice=system_dice(), cluster_id="", node=NodeId(0)
-    )
-    topology = identities.load_topology(files, directory)
-    if topology is None and identity.cluster_id:
-        raise errors.DataDirUnusable(path=directory, reason=f"{identities.TOPOLOGY_FILE} is missing")
-    if topology is None:
-        topology = await _formed(config, _newcomer(config, identity), log=log, stopping=stopping)
-    if topology is not None and not identity.cluster_id:
-        _settle(directory, identity, topology)
-        log.info("cluster_found", cluster=topology.cluster_id, nodes=len(topology.nodes))
-    return topology is not None
-
-
-async def _formed(config: NodeConfig, me: Newcomer, *, log: Any, stopping: asyncio.Event) -> Topology | None:
-    """The cluster's topology with us in it, founded by whoever has to; None when told to stop."""
-    seeds = seeds_in(config.cluster.seeds)
-    expected = config.cluster.cluster_nodes or len(seeds)
-    loop = asyncio.get_running_loop()
-    service = NewcomerService(me=me, clock=SystemClock(), loop=loop, options=config.node_options(), log=log)
-    port = config.listen.client_port
-    try:
-        server = await loop.create_server(service.protocol, config.listen.listen_host, port)
-    except OSError as error:
-        raise errors.PortInUse(address=f"{config.listen.listen_host}:{port}") from error
-    log.info("forming", node=me.info.name, seeds=",".join(seeds), expected=expected)
-    try:
-        while not stopping.is_set():
-            found = await ask_seeds(seeds, port=port, token=config.security.client_token)
-            known = [each for each in found if isinstance(each, Topology)]
-            if known:
-                newest = max(known, key=lambda each: each.epoch)
-                place_in(newest, me.info, config.node.data_dir)
-                return newest
-            seen = [each for each in found if isinstance(each, Newcomer)]
-            members = founders(service.me, seen, expected)
-            if members is not None:
-                return Topology.create(
-                    config.node.cluster_id or system_dice().randbytes(16).hex(),
-                    members,
-                    partitions=config.cluster.partitions,
-                    replicas=config.cluster.replicas,
-                )
-            service.me = pledged(service.me, seen, expected)
-            service.see(everybody(service.me, seen, expected), expected)
-            with suppress(TimeoutError):
-                await asyncio.wait_for(stopping.wait(), _ASK_AGAIN_S)
-        return None
-    finally:
-        server.close()
-        service.close()
 
 
 def open_node(

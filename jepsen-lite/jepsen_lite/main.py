@@ -135,8 +135,6 @@ def _fresh(name: str, parent: Path = Path("jepsen-runs")) -> Path:
 
 
 def _run(options: Options, plan: Plan, directory: Path) -> int:
-    if options.target == "docker":
-        raise Problem("target docker is not in this version; use --target processes")
     if options.target == "sim":
         judged = simulated.simulate(options)
         click.echo(judged.text)

@@ -34,7 +34,8 @@ class Fault:
     name: str
     """For people: what the nemesis calls it."""
     kind: str
-    """For the target: cut, flaky, slow, kill, restart, pause, clock, drift, disk_full or torn_tail."""
+    """For the target: cut, flaky, slow, disconnect, kill, restart, pause, clock, drift, disk_full or
+    torn_tail."""
     nodes: tuple[int, ...] = ()
     pairs: tuple[Pair, ...] = ()
     amount: float = 0.0
@@ -186,6 +187,10 @@ def _client_cut(dice: random.Random, nodes: int, _turn: int) -> Draw:
     return Draw("cut", pairs=between([CLIENTS], _minority(dice, nodes)))
 
 
+def _disconnect(dice: random.Random, nodes: int, _turn: int) -> Draw:
+    return Draw("disconnect", nodes=_minority(dice, nodes))
+
+
 def _kill(dice: random.Random, nodes: int, _turn: int) -> Draw:
     return Draw("kill", nodes=_minority(dice, nodes))
 
@@ -231,6 +236,7 @@ _SINGLE = (
     Nemesis("flaky", "lose a share of the packets on two links of five", _flaky, _LONG),
     Nemesis("slow", "delay two links of five by 10 to 400 ms", _slow, _LONG),
     Nemesis("client-cut", "cut the clients off from a minority", _client_cut, _LONG),
+    Nemesis("disconnect", "take the network away from a minority; clients too lose it", _disconnect, _LONG),
     Nemesis("kill", "kill -9 a minority, and start it again", _kill, _SHORT),
     Nemesis("kill-all", "kill -9 all nodes at once, and start them again", _kill_all, (0.2, 1.0), (4.0, 6.0)),
     Nemesis("pause", "SIGSTOP a minority for 0.5 to 8 s, then SIGCONT", _pause, (0.5, 8.0)),

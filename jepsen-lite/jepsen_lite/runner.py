@@ -218,16 +218,23 @@ class Run:
         """Final operations through every node, one after the other."""
         for node in self._cluster.nodes:
             self._say(f"final reads through {node.name}")
-            async with await self._connect([node], _FINAL_S) as kv:
-                dice = random.Random(f"final {self.options.seed} {node.number}")
-                with self._noting_bugs():
-                    await self.workload.finish(Seat(kv, self.recorder, dice, node=node.name, final=True))
+            dice = random.Random(f"final {self.options.seed} {node.number}")
+            try:
+                async with await self._connect([node], _FINAL_S) as kv:
+                    with self._noting_bugs():
+                        await self.workload.finish(Seat(kv, self.recorder, dice, node=node.name, final=True))
+            except errors.KVError as error:
+                self.notes.append(f"no final reads through {node.name}: {error}")
 
     async def _learn_owners(self, kv: kvstore.Client) -> None:
         """Which nodes hold each key, for the figures on availability."""
         if not self.workload.keys_are_stored:
             return
-        topology = await kv.topology(timeout=_FINAL_S)
+        try:
+            topology = await kv.topology(timeout=_FINAL_S)
+        except errors.KVError as error:
+            self.notes.append(f"nobody told who owns the keys: {error}")
+            return
         for op in self.recorder.operations:
             if op.key not in self.owners:
                 self.owners[op.key] = tuple(int(number) for number in topology.preference(op.key.encode()))
@@ -242,16 +249,21 @@ def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
 
 
 async def run(options: Options, plan: Plan, directory: Path, *, say: Say) -> Outcome:
-    """A run against real processes, from nothing to its verdict. Raises TargetError."""
-    from jepsen_lite.targets import processes  # noqa: PLC0415  brings the storage engine
+    """A run against real nodes, from nothing to its verdict. Raises TargetError."""
+    from jepsen_lite.targets import opening  # noqa: PLC0415  brings the storage engine
 
     clock = SystemClock()
     nodes = directory / "nodes"
-    async with processes.opened(
-        nodes, nodes=options.nodes, replicas=options.replicas, kinds=plan.kinds(), links=options.links
+    async with opening.opened(
+        options.target,
+        nodes,
+        nodes=options.nodes,
+        replicas=options.replicas,
+        kinds=plan.kinds(),
+        links=options.links,
     ) as cluster:
         one = Run(options, plan, cluster, say=say, clock=clock)
-        one.notes += [f"links are cut by {cluster.links}"] if plan.faults else []
+        one.notes += cluster.notes
         left_out = sorted(plan.kinds() & set(cluster.missing))
         one.notes += [f"left out: {kind}: {cluster.missing[kind]}" for kind in left_out]
         if left_out and not plan.kinds() - set(left_out):

@@ -11,10 +11,11 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import httpx
 import pytest
 
 import kvstore.sync
@@ -60,6 +61,8 @@ class Containers:
     project: str
     port: int
     nodes: int = 3
+    profiles: tuple[str, ...] = ()
+    more: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -68,6 +71,7 @@ class Containers:
             "KV_HOST_PORT": str(self.port),
             "KV_IMAGE": IMAGE,
             "KV_CLUSTER_NODES": str(self.nodes),
+            **{name: str(value) for name, value in self.more.items()},
         }
 
     @property
@@ -75,8 +79,8 @@ class Containers:
         return [f"kv{number}" for number in range(1, self.nodes + 1)]
 
     def compose(self, *arguments: str, check: bool = True) -> str:
-        profile = ["--profile", "five"] if self.nodes == 5 else []
-        done = _run(*_compose(), *profile, *arguments, env=self.environment)
+        profiles = [part for name in self.profiles for part in ("--profile", name)]
+        done = _run(*_compose(), *profiles, *arguments, env=self.environment)
         assert not check or done.returncode == 0, done.stdout + done.stderr
         return done.stdout + done.stderr
 
@@ -101,6 +105,9 @@ class Containers:
     def inspect(self, node: str, what: str) -> str:
         return self.docker("inspect", "--format", what, self.id_of(node))
 
+    def health(self, node: str) -> str:
+        return self.inspect(node, "{{.State.Health.Status}}")
+
     def address(self, node: str) -> str:
         return self.inspect(node, "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}")
 
@@ -120,7 +127,8 @@ class Containers:
         until(whole)
 
     def erase(self) -> None:
-        _run(*_compose(), "--profile", "five", "down", "--volumes", "--timeout", "5", env=self.environment)
+        _run(*_compose(), "--profile", "five", "--profile", "apps", "down", "--volumes", "--timeout", "5",
+             env=self.environment)  # fmt: skip
 
 
 def until(true: Callable[[], bool]) -> None:
@@ -250,7 +258,7 @@ def test_five_nodes_by_profile_and_one_that_lost_its_volume(
     free_port: Callable[[], int],
 ) -> None:
     """The one without its data does not pretend to be the old node: it says whose place that is, and ends."""
-    five = Containers(f"kvtest{os.getpid()}five", free_port(), nodes=5)
+    five = Containers(f"kvtest{os.getpid()}five", free_port(), nodes=5, profiles=("five",))
     try:
         five.compose("up", "-d")
         five.until_whole()
@@ -284,3 +292,26 @@ def test_a_node_reports_what_it_waits_for_and_stops_with_zero(engine: None) -> N
         assert ended.stdout.strip() == "0"
     finally:
         _run("docker", "rm", "-f", "-v", name)
+
+
+def test_both_applications_start_when_the_nodes_are_ready(
+    engine: None,  # noqa: ARG001
+    free_port: Callable[[], int],
+) -> None:
+    ports = {name: free_port() for name in ("KV_SHORTENER_PORT", "KV_RATELIMIT_PORT")}
+    project = Containers(f"kvtest{os.getpid()}apps", free_port(), profiles=("apps",), more=ports)
+    try:
+        project.compose("up", "-d")
+        until(lambda: project.health("shortener") == project.health("ratelimit") == "healthy")
+        shortener, ratelimit = (f"http://127.0.0.1:{port}" for port in ports.values())
+        assert httpx.get(f"{shortener}/readyz").json() == {"ready": True}
+        checks = [
+            httpx.post(f"{ratelimit}/v1/check", json={"rule": "api", "key": "me", "cost": 20}).status_code
+            for _ in range(2)
+        ]
+        assert checks == [200, 429]
+        for name in ("shortener", "ratelimit"):
+            project.docker("stop", project.id_of(name))
+            assert project.inspect(name, "{{.State.ExitCode}}") == "0"
+    finally:
+        project.erase()

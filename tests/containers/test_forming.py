@@ -18,8 +18,12 @@ from kvstore.client.connection import Connection
 from kvstore.config import NodeConfig, load
 from kvstore.core.forming import Newcomer, founders, place_in, pledged
 from kvstore.core.topology import NodeInfo, Topology
+from kvstore.founding import find_cluster, load_pledge, save_pledge
+from kvstore.io.disk import SystemFiles
+from kvstore.io.entropy import system_dice
 from kvstore.io.log import node_log
-from kvstore.server import find_cluster, first_start
+from kvstore.server import first_start
+from kvstore.storage import identity as identities
 from kvstore.types import NodeId
 
 
@@ -193,3 +197,73 @@ async def test_an_identity_without_its_topology_is_refused(
     (tmp_path / "n0" / "topology.json").unlink()
     with pytest.raises(errors.DataDirUnusable, match=r"topology\.json is missing"):
         await find(config_of(tmp_path, ports, 0))
+
+
+def planted(config: NodeConfig, *, pledge: str = "") -> str:
+    """A node that was interrupted before it had a cluster; its uuid."""
+    found = identities.load_or_create(
+        SystemFiles(), config.node.data_dir, dice=system_dice(), cluster_id="", node=NodeId(0)
+    )
+    if pledge:
+        save_pledge(SystemFiles(), config.node.data_dir, pledge)
+    return found.node_uuid
+
+
+@pytest.mark.slow
+async def test_a_pledge_is_on_the_disk_before_it_is_told_and_outlives_a_restart(
+    tmp_path: Path, free_port: Callable[[], int]
+) -> None:
+    """The others of its first cluster are gone; it does not take part in a second one."""
+    ports = [free_port() for _ in range(6)]
+    first = config_of(tmp_path, ports, 0)
+    planted(first, pledge="somebody else")
+    stopping = asyncio.Event()
+    async with asyncio.TaskGroup() as tasks:
+        finding = [tasks.create_task(find(config_of(tmp_path, ports, at), stopping)) for at in range(3)]
+        connection = await greeting(f"127.0.0.1:{ports[0]}")
+        assert connection.hello["forming"]["pledge"] == "somebody else"
+        async with asyncio.timeout(10):
+            while "not here" not in (await connection.call("status", ()))["waits_for"]:
+                await asyncio.sleep(0.02)
+            while not (tmp_path / "n1" / "pledge").exists() or not (tmp_path / "n2" / "pledge").exists():
+                await asyncio.sleep(0.02)
+        connection.close()
+        stopping.set()
+    assert [task.result() for task in finding] == [False] * 3
+    uuid = told(first, "identity.json")["uuid"]
+    assert [load_pledge(SystemFiles(), str(tmp_path / f"n{at}")) for at in (1, 2)] == [uuid, uuid]
+
+
+async def test_a_founder_that_died_between_topology_and_identity_goes_on(
+    tmp_path: Path, free_port: Callable[[], int]
+) -> None:
+    ports = [free_port() for _ in range(6)]
+    config = config_of(tmp_path, ports, 0)
+    info = NodeInfo(NodeId(3), planted(config), "n0", "127.0.0.1", ports[0], ports[1])
+    topology = Topology.create("c" * 32, [info])
+    identities.save_topology(SystemFiles(), config.node.data_dir, topology)
+    with pytest.raises(errors.DataDirForeign, match="cluster d"):
+        await find(config_of(tmp_path, ports, 0, cluster_id="d" * 32))
+    assert told(config, "identity.json")["cluster"] == ""
+    assert await find(config) is True
+    assert (told(config, "identity.json")["cluster"], told(config, "identity.json")["node"]) == ("c" * 32, 3)
+    with pytest.raises(errors.DataDirForeign, match="cluster d"):
+        await find(config_of(tmp_path, ports, 0, cluster_id="d" * 32))
+
+
+async def test_a_topology_whose_identity_is_gone_is_refused(
+    tmp_path: Path, free_port: Callable[[], int]
+) -> None:
+    ports = [free_port() for _ in range(6)]
+    first_start(config_of(tmp_path, ports, 0, seeds=""))
+    (tmp_path / "n0" / "identity.json").unlink()
+    with pytest.raises(errors.DataDirForeign, match="whose data is not here"):
+        await find(config_of(tmp_path, ports, 0))
+
+
+async def test_a_port_that_is_taken_is_named(tmp_path: Path, free_port: Callable[[], int]) -> None:
+    config = config_of(tmp_path, [free_port() for _ in range(6)], 0)
+    taken = await asyncio.start_server(lambda *_: None, "127.0.0.1", config.listen.client_port)
+    async with taken:
+        with pytest.raises(errors.PortInUse):
+            await find(config)

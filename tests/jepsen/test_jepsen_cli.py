@@ -97,7 +97,7 @@ def test_no_workload_lets_an_empty_history_pass(jepsen: Run, tmp_path: Path, wor
     "arguments",
     [
         ("check", "no-such-file"),
-        ("run", "--target", "docker"),
+        ("run", "--target", "docker", "--links", "proxy"),
         ("run", "--nemesis", "ring", "--nodes", "3"),
         ("run", "--workload", "queue"),
         ("replay", "."),

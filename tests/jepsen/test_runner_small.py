@@ -23,7 +23,7 @@ from jepsen_lite.seat import ASKED_AFTER, Recorder, Seat, note_change
 from jepsen_lite.targets import NodeAt, TargetError, disks
 from jepsen_lite.targets.clocks import turn
 from jepsen_lite.targets.cut import KernelLinks, ProxyLinks, kernel_problem
-from jepsen_lite.targets.processes import Child, Processes
+from jepsen_lite.targets.processes import Child, Place, Processes
 from jepsen_lite.verdict import Word, worst
 from kvstore import Applied, Client, NotApplied, Receipt, errors
 from kvstore import Operation as Named
@@ -260,7 +260,7 @@ def _process(tmp_path: Path, code: str) -> tuple[Processes, Child]:
     child = Child(node, tmp_path / "n1")
     with child.log.open("wb") as out:
         child.process = subprocess.Popen([sys.executable, "-c", code], stdout=out, stderr=out)
-    return Processes([child], NoLinks(), "127.0.0.1", faketime="", missing={}), child
+    return Processes([child], Place(NoLinks(), "127.0.0.1"), faketime="", missing={}), child
 
 
 async def test_a_node_that_ends_by_itself_or_logs_a_traceback_is_a_complaint(tmp_path: Path) -> None:

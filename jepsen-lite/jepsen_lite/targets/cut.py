@@ -24,7 +24,8 @@ from typing import Protocol
 from jepsen_lite.nemesis import Fault
 from jepsen_lite.targets.target import NodeAt, TargetError
 
-LINK_KINDS = ("cut", "flaky", "slow")
+LINK_KINDS = ("cut", "flaky", "slow", "disconnect")
+_NO_PLUG = {"disconnect": "these nodes share a network: use --target docker"}
 _CHUNK = 64 << 10
 _RETRANSMIT_S = (0.2, 0.6)
 """What a lost packet costs a TCP connection."""
@@ -61,7 +62,7 @@ class KernelLinks:
     """Packets dropped by nftables."""
 
     name = "nftables"
-    missing: Mapping[str, str] = {"slow": "nftables cannot delay: use --links proxy"}
+    missing: Mapping[str, str] = {"slow": "nftables cannot delay: use --links proxy", **_NO_PLUG}
 
     def __init__(self, table: str, hosts: Mapping[int, str]) -> None:
         self._table = table
@@ -137,7 +138,7 @@ class ProxyLinks:
     """A listener in front of each node, at the address the others were told."""
 
     name = "proxy"
-    missing: Mapping[str, str] = {}
+    missing: Mapping[str, str] = _NO_PLUG
 
     def __init__(self, nodes: Sequence[NodeAt], client_host: str, dice: random.Random) -> None:
         self._nodes = nodes

@@ -9,6 +9,8 @@ import subprocess
 from pathlib import Path
 
 DISK_BYTES = 64 << 20
+SMALL = {"KV_SEGMENT_BYTES": "4194304", "KV_MEMTABLE_BYTES": "4194304"}
+"""What fits a node into it."""
 _FILLER = "filler"
 _CHUNK = bytes(1 << 20)
 _TORN_BYTES_MAX = 24

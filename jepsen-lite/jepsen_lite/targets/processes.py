@@ -25,13 +25,12 @@ from pathlib import Path
 from jepsen_lite.nemesis import CLIENTS, Fault
 from jepsen_lite.targets import clocks, disks, founding
 from jepsen_lite.targets.cut import LINK_KINDS, KernelLinks, Links, ProxyLinks, kernel_problem
-from jepsen_lite.targets.target import NodeAt, TargetError
+from jepsen_lite.targets.target import BUGS, CLIENT_PORT, PEER_PORT, NodeAt, TargetError
 
-CLIENT_PORT, PEER_PORT = 7401, 7501
 _CLIENT_HOST, _FIRST_HOST, _FIRST_PROXY = 200, 10, 100
 _STOP_S = 10.0
-_BUGS = ("Traceback (most recent call last)", "AssertionError", "Task exception was never retrieved")
-_SMALL_DISK = ["--segment-bytes", "4194304", "--memtable-bytes", "4194304"]
+PROGRAM = (sys.executable, "-m", "kvstore_cli.main")
+"""What a node is. Tests put a program with a broken rule in its place."""
 
 
 @dataclass(slots=True)
@@ -40,6 +39,8 @@ class Child:
 
     node: NodeAt
     folder: Path
+    prefix: Sequence[str] = ()
+    """What its command is run by."""
     process: subprocess.Popen[bytes] | None = None
     is_down: bool = False
     """Whether we ended it."""
@@ -52,31 +53,40 @@ class Child:
         return self.folder.parent / f"{self.node.name}.log"
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What lies between nodes, and where clients stand."""
+
+    links: Links
+    client_host: str
+    notes: tuple[str, ...] = ()
+
+
 class Processes:
     """See `Cluster`. Made by `opened`."""
 
     def __init__(
         self,
         children: Sequence[Child],
-        links: Links,
-        client_host: str,
+        place: Place,
         *,
         faketime: str,
         missing: Mapping[str, str],
     ) -> None:
         self._children = {child.node.number: child for child in children}
-        self._links = links
+        self._place = place
+        self._links = place.links
         self._link_faults: list[Fault] = []
         self._faketime = faketime
         self._has_small_disks = "disk_full" not in missing
-        self.client_host = client_host
+        self.client_host = place.client_host
         self.missing = missing
         self.nodes = tuple(child.node for child in children)
 
     @property
-    def links(self) -> str:
-        """How links are cut."""
-        return self._links.name
+    def notes(self) -> tuple[str, ...]:
+        """What the report says of the place."""
+        return (*self._place.notes, f"links are cut by {self._links.name}")
 
     def log(self, node: NodeAt) -> Path:
         """The node's output."""
@@ -87,14 +97,15 @@ class Processes:
         node = child.node
         line = [
             *(["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []),
-            *(sys.executable, "-m", "kvstore_cli.main", "server"),
+            *child.prefix,
+            *(*PROGRAM, "server"),
             *("--name", node.name, "--data-dir", str(child.folder)),
             *("--listen-host", node.host, "--advertise-host", node.advertised),
             *("--client-port", str(node.client_port), "--peer-port", str(node.peer_port)),
-            *("--log-format", "json"),
-            *(_SMALL_DISK if self._has_small_disks else []),
+            *("--log-format", "json", "--insecure"),
         ]
         env = {name: value for name, value in os.environ.items() if not name.startswith("KV_")}
+        env |= disks.SMALL if self._has_small_disks else {}
         if self._faketime:
             env |= clocks.environment(self._faketime, child.folder.parent / f"{node.name}.clock")
         with child.log.open("ab") as out:
@@ -203,7 +214,7 @@ class Processes:
             found += child.complaints
             if child.log.exists():
                 text = child.log.read_text(encoding="utf-8", errors="replace")
-                found += [f"{child.node.name}.log says {bug!r}" for bug in _BUGS if bug in text]
+                found += [f"{child.node.name}.log says {bug!r}" for bug in BUGS if bug in text]
         return found
 
     async def stop(self) -> None:
@@ -283,19 +294,30 @@ async def opened(
     else:
         table = f"jepsen_lite_{os.getpid()}_{client_host.split('.')[2]}"
         net = KernelLinks(table, {CLIENTS: client_host, **{node.number: node.host for node in where}})
-    missing = _missing(kinds, net.missing)
-    faketime = clocks.library() if {"clock", "drift"} & set(kinds) else ""
     children = [Child(node, directory / node.name) for node in where]
+    async with running(
+        directory, children, Place(net, client_host), replicas=replicas, kinds=kinds
+    ) as cluster:
+        yield cluster
+
+
+@asynccontextmanager
+async def running(
+    directory: Path, children: Sequence[Child], place: Place, *, replicas: int, kinds: Collection[str]
+) -> AsyncIterator[Processes]:
+    """Found a cluster of these nodes and start it; end all of it at the end. Raises TargetError."""
+    missing = _missing(kinds, place.links.missing)
+    faketime = clocks.library() if {"clock", "drift"} & set(kinds) else ""
     async with AsyncExitStack() as stack:
         for child in children:
             child.folder.mkdir(parents=True, exist_ok=True)
             if "disk_full" not in missing:
                 await asyncio.to_thread(disks.mount, child.folder)
                 stack.callback(disks.unmount, child.folder)
-        founding.found(directory, where, replicas=replicas)
-        stack.push_async_callback(net.close)
-        await net.open()
-        cluster = Processes(children, net, client_host, faketime=faketime, missing=missing)
+        founding.found(directory, [child.node for child in children], replicas=replicas)
+        stack.push_async_callback(place.links.close)
+        await place.links.open()
+        cluster = Processes(children, place, faketime=faketime, missing=missing)
         stack.push_async_callback(cluster.stop)
         for child in children:
             if faketime:

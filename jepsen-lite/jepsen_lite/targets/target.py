@@ -12,8 +12,13 @@ from jepsen_lite.nemesis import Fault
 ABOUT: Mapping[str, str] = {
     "sim": "the whole cluster in one process on simulated time; the seed decides everything",
     "processes": "node processes on loopback addresses of their own, links cut by nftables or a proxy",
-    "docker": "containers; not in this version",
+    "docker": "containers with a network each, cut inside of them; without an engine as netns, and says so",
+    "netns": "node processes with a network namespace each: the faults of docker, without an engine",
 }
+
+CLIENT_PORT, PEER_PORT = 7401, 7501
+BUGS = ("Traceback (most recent call last)", "AssertionError", "Task exception was never retrieved")
+"""What no log may say."""
 
 
 class TargetError(Exception):
@@ -57,6 +62,11 @@ class Cluster(Protocol):
         """Kinds of faults that cannot be done here, each with why and what to do."""
         ...
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the report says of the place."""
+        ...
+
     async def do(self, fault: Fault) -> None:
         """Begin a fault."""
         ...
@@ -67,6 +77,10 @@ class Cluster(Protocol):
 
     async def heal(self) -> None:
         """End all faults; start what does not run."""
+        ...
+
+    async def stop(self) -> None:
+        """End all nodes in order; their logs are whole then."""
         ...
 
     def complaints(self) -> list[str]:
