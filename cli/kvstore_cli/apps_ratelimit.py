@@ -26,22 +26,34 @@ _HERE = "kvstore_cli.apps_ratelimit"
     invoke_without_command=True,
     subcommand_metavar="[COMMAND ...]",
 )
-@click.option("--rules", metavar="FILE", help="The rules, in TOML; read anew when they change.")
+@click.option("--rules", metavar="FILE", help="The rules, in TOML or YAML; read anew when they change.")
 @click.option("--url", metavar="URL", help="The cluster. Without it: three nodes here, for trying.")
 @click.option("--host", default="127.0.0.1", metavar="HOST", help="Where to listen: 127.0.0.1.")
 @click.option("--port", default=8080, type=click.IntRange(0, 65535), metavar="PORT", help="8080; 0: any.")
+@click.option(
+    "--grpc-port", type=click.IntRange(0, 65535), metavar="PORT", help="Serve Envoy's protocol there."
+)
 @pass_session
 @click.pass_context
 def ratelimit_group(
-    ctx: click.Context, session: Session, /, *, rules: str | None, url: str | None, host: str, port: int
+    ctx: click.Context,
+    session: Session,
+    /,
+    *,
+    rules: str | None,
+    url: str | None,
+    host: str,
+    port: int,
+    grpc_port: int | None,
 ) -> int | None:
-    r"""Serve rate limits over HTTP, until Ctrl-C or SIGTERM.
+    r"""Serve rate limits over HTTP, and to Envoy over gRPC, until Ctrl-C or SIGTERM.
 
     Without --url (or KV_URL) it starts a cluster of three nodes in this process, whose data goes with it.
 
     \b
       kv app ratelimit --rules rules.toml
       kv app ratelimit --rules rules.toml --url kv://10.0.0.1:7401 --host 0.0.0.0 --port 80
+      kv app ratelimit --rules rules.yaml --grpc-port 8081
       kv app ratelimit check rules.toml
     """
     if ctx.invoked_subcommand is not None:
@@ -57,10 +69,11 @@ def ratelimit_group(
         ) from None
     chosen = url or session.settings.url
     token = token_of(session.settings)
+    places = serving.Places(host=host, port=port, grpc_port=grpc_port)
 
     async def work() -> None:
         async with serving.store(chosen, token=token) as kv:
-            await serving.serve(kv, Path(rules), host=host, port=port, log=serving.json_log())
+            await serving.serve(kv, Path(rules), places, log=serving.json_log())
 
     asyncio.run(work())
     return 0

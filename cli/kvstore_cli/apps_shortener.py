@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     import socket
 
     from kvstore.client.client import Client
+
+
+_FLAGS = frozenset(("base_url", "allow_private", "blocked", "web", "trust_proxy"))
+"""Options of the service that are options of the command already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +46,8 @@ class _Place:
 @click.option("--no-web", is_flag=True, help="Only the API and the links, no page for everybody.")
 @click.option("--behind-proxy", is_flag=True, help="X-Forwarded-For says who the client is.")
 @click.option("--quiet", is_flag=True, help="No access log on standard error.")
+@click.option("--set", "-s", "more", multiple=True, metavar="NAME=VALUE",
+              help="Any other option of the service, as docs/shortener.md lists them.")  # fmt: skip
 @pass_session
 def shortener_command(
     session: Session,
@@ -57,6 +63,7 @@ def shortener_command(
     no_web: bool,
     behind_proxy: bool,
     quiet: bool,
+    more: tuple[str, ...],
 ) -> int:
     r"""Serve short links: an API, a page, redirects.
 
@@ -88,12 +95,15 @@ def shortener_command(
         blocked=frozenset(blocked),
         web=not no_web,
         trust_proxy=behind_proxy,
+        **_settings(more, options.ShortenerOptions),
     )
     if keys is None and place.url is None:
         key = access.new_key()
         owners = {key: "dev"}
         click.echo(f"API key of owner dev, for this run: {key}", err=True)
-    asyncio.run(_run(place, chosen, owners, listener, bound, log=None if quiet else serving.log_line))
+    log = None if quiet else serving.log_line
+    with asyncio.Runner(loop_factory=serving.new_event_loop) as runner:
+        runner.run(_run(place, chosen, owners, listener, bound, log=log))
     return 0
 
 
@@ -116,6 +126,37 @@ async def _store(place: _Place) -> AbstractAsyncContextManager[Client]:
         return kvstore.local_cluster(nodes=3, directory=place.directory, timeout=place.timeout_s)
     url = place.url if "://" in place.url else f"kv://{place.url}"
     return await kvstore.connect(url, token=place.token, timeout=place.timeout_s)
+
+
+def _settings(given: tuple[str, ...], kind: Any) -> dict[str, Any]:
+    """Options by name, each of the type that its default has."""
+    usual = {field.name: field.default for field in fields(kind)}
+    found: dict[str, Any] = {}
+    for each in given:
+        name, equals, text = each.partition("=")
+        default = usual.get(name)
+        if not equals or name in _FLAGS or default is None:
+            known = ", ".join(sorted(usual.keys() - _FLAGS))
+            raise UsageProblem(problem=f"--set {each}: no such option", hint=f"NAME=VALUE, of {known}")
+        found[name] = _value(each, text, default)
+    return found
+
+
+def _value(given: str, text: str, default: Any) -> Any:
+    match default:
+        case bool():
+            if text not in ("true", "false"):
+                raise UsageProblem(problem=f"--set {given}: neither true nor false", hint="true or false")
+            return text == "true"
+        case frozenset():
+            return frozenset(part for part in text.split(",") if part)
+        case str():
+            return text
+        case _:
+            try:
+                return type(default)(text)
+            except ValueError:
+                raise UsageProblem(problem=f"--set {given}: no number", hint=f"such as {default:g}") from None
 
 
 def _owners(path: str) -> dict[str, str]:

@@ -139,6 +139,8 @@ def _run(options: Options, plan: Plan, directory: Path) -> int:
         judged = simulated.simulate(options)
         click.echo(judged.text)
         return STATUS[judged.word]
+    if directory.exists() and any(directory.iterdir()):
+        raise Problem(f"{directory} is not empty; a run needs a folder of its own, or none: leave --dir out")
     live = sys.stderr.isatty()
 
     def say(text: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -13,10 +14,14 @@ from hypothesis import strategies as st
 from kvstore.apps.ratelimit import ledger
 from kvstore.apps.ratelimit.ledger import Ledger, Verdict
 from kvstore.apps.ratelimit.limit import Algorithm, Limit
-from kvstore.apps.ratelimit.purses import Purses, over_admission_max
+from kvstore.apps.ratelimit.purses import Purse, Purses, over_admission_max
 
 START_US = 1_700_000_000_000_000
 KEY = b"k"
+
+
+AHEAD = contextvars.ContextVar("AHEAD", default=False)
+"""Set in a task that renews ahead of need, whose answers take their time."""
 
 
 @dataclass
@@ -26,6 +31,7 @@ class World:
     now_us: int = START_US
     book: Ledger = field(default_factory=Ledger)
     grants: int = 0
+    landing: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def grant(
         self, key: bytes, limits: Sequence[Limit], *, least: int, most: int
@@ -33,16 +39,59 @@ class World:
         assert key == KEY
         self.grants += 1
         got, verdict, self.book = ledger.grant(limits, self.book, now_us=self.now_us, least=least, most=most)
+        if AHEAD.get():
+            await self.landing.wait()
         return got, verdict
 
-    def instance(self) -> Purses:
-        return Purses(self, clock=lambda: self.now_us)
+    async def land(self) -> None:
+        """Let the answers arrive that are on their way."""
+        self.landing.set()
+        for _ in range(5):
+            await asyncio.sleep(0)
+        self.landing = asyncio.Event()
+
+    def instance(self, limit: Limit, *, batch: int, lease_us: int) -> Instance:
+        return Instance(self, limit, batch=batch, lease_us=lease_us)
 
 
-Step = tuple[int, int, int]
-"""Microseconds since the one before, the instance, the cost."""
+class Instance:
+    """What a limiter does with its purses, with renewals that land when the test says so."""
+
+    def __init__(self, world: World, limit: Limit, *, batch: int, lease_us: int) -> None:
+        self.world, self.limits = world, [limit]
+        self.purses = Purses(world, clock=lambda: world.now_us)
+        self.batch, self.lease_us = batch, lease_us
+        self.renewing: list[asyncio.Task[None]] = []
+
+    async def take(self, cost: int, *, ahead: bool = True) -> bool:
+        purse = self.purses.open(("rule", "k"), KEY, batch=self.batch, lease_us=self.lease_us)
+        verdict = purse.spend(cost, self.world.now_us)
+        if verdict is not None:
+            if ahead and purse.wants_more(self.world.now_us):
+                purse.is_renewing = True
+                self.renewing.append(asyncio.create_task(self._renew(purse)))
+                await asyncio.sleep(0)
+            return verdict.allowed
+        waiting = asyncio.create_task(self.purses.take(purse, self.limits, cost))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        if not waiting.done():  # behind a renewal
+            await self.world.land()
+        return (await waiting).allowed
+
+    async def _renew(self, purse: Purse) -> None:
+        AHEAD.set(True)
+        await self.purses.renew(purse, self.limits)
+        purse.is_renewing = False
+
+
+Step = tuple[int, int, int, bool]
+"""Microseconds since the one before, the instance, the cost, and whether renewals land before it."""
 steps = st.lists(
-    st.tuples(st.sampled_from([0, 0, 1, 200, 450, 1000]), st.integers(0, 2), st.integers(1, 2)), max_size=60
+    st.tuples(
+        st.sampled_from([0, 0, 1, 200, 450, 1000]), st.integers(0, 2), st.integers(1, 2), st.booleans()
+    ),
+    max_size=60,
 )
 KINDS = [
     Algorithm.TOKEN_BUCKET,
@@ -54,17 +103,20 @@ KINDS = [
 
 async def spent(limit: Limit, made: list[Step], *, batch: int, lease_us: int) -> list[tuple[int, int]]:
     world = World()
-    instances = [world.instance() for _ in range(3)]
+    instances = [world.instance(limit, batch=batch, lease_us=lease_us) for _ in range(3)]
     told = []
-    for step, number, cost in made:
+    for step, number, cost, is_landing in made:
         world.now_us += step
-        if await take(instances[number], limit, cost, batch=batch, lease_us=lease_us):
+        if is_landing:
+            await world.land()
+        if await instances[number].take(cost):
             told.append((world.now_us, cost))
+        purse = instances[number].purses.find(("rule", "k"))
+        assert purse is not None
+        assert purse.tokens + purse.next_tokens <= batch
+    await world.land()
+    assert all(task.done() for each in instances for task in each.renewing)
     return told
-
-
-async def take(purses: Purses, limit: Limit, cost: int, *, batch: int, lease_us: int) -> bool:
-    return (await purses.take(KEY, [limit], cost, batch=batch, lease_us=lease_us)).allowed
 
 
 def most_beyond(limit: Limit, told: list[tuple[int, int]]) -> int:
@@ -105,40 +157,67 @@ async def test_the_bound_is_reached_so_it_is_not_idle_talk() -> None:
     """Three instances hold a window's tokens over its end."""
     limit, world = Limit(algorithm=Algorithm.FIXED_WINDOW, amount=6, period_us=1000), World()
     world.now_us = START_US + 999
-    first, *others = instances = [world.instance() for _ in range(3)]
+    first, *others = instances = [world.instance(limit, batch=2, lease_us=500) for _ in range(3)]
     for each in instances:  # one token each is spent before the end of the window, one is held
-        assert await take(each, limit, 1, batch=2, lease_us=500)
+        assert await each.take(1)
     world.now_us += 1
-    assert [await take(each, limit, 1, batch=2, lease_us=500) for each in instances] == [True] * 3
-    got = [await take(each, limit, 1, batch=2, lease_us=500) for each in (*instances, *instances, first)]
+    assert [await each.take(1, ahead=False) for each in instances] == [True] * 3
+    got = [await each.take(1, ahead=False) for each in (*instances, *instances, first)]
     assert sum(got) == limit.amount
     assert others
     # 3 held ones and 6 new ones; the bound says 3 * 2, of which one each was spent when it was charged.
     assert over_admission_max(limit, instances=3, batch=2, lease_us=500) == 6
 
 
-async def test_decisions_are_made_in_memory() -> None:
+async def test_decisions_are_made_in_memory_and_the_purse_is_full_before_it_is_empty() -> None:
     limit, world = Limit(algorithm=Algorithm.FIXED_WINDOW, amount=100, period_us=1_000_000), World()
-    one = world.instance()
-    got = [await take(one, limit, 1, batch=50, lease_us=1000) for _ in range(300)]
-    assert sum(got) == 100
-    # Two batches, and the refusal, which is remembered until the window ends.
-    assert world.grants == 3
+    one = world.instance(limit, batch=40, lease_us=1000)
+    assert await one.take(1)
+    for _ in range(28):
+        assert await one.take(1)
+    assert (world.grants, one.renewing) == (1, [])
+    assert await one.take(1), "a quarter is left"
+    assert (world.grants, len(one.renewing)) == (2, 1)
+    assert await one.take(1), "meanwhile the rest is spent"
+    await world.land()
+    purse = one.purses.find(("rule", "k"))
+    assert purse is not None
+    # 10 were left when 30 were asked for.
+    assert (purse.tokens, purse.next_tokens) == (9, 30)
+    got = []
+    for _ in range(200):
+        got.append(await one.take(1))
+        await world.land()
+    assert sum(got) + 31 == 100
+    assert world.grants <= 6, "and the refusal is remembered until the window ends"
+
+
+async def test_a_purse_whose_lease_ends_soon_is_renewed_and_the_new_part_outlives_it() -> None:
+    limit, world = Limit(algorithm=Algorithm.FIXED_WINDOW, amount=100, period_us=1_000_000), World()
+    one = world.instance(limit, batch=10, lease_us=1000)
+    assert await one.take(4)
+    world.now_us += 750
+    assert await one.take(1)
+    await world.land()
+    world.now_us += 250
+    # The five that were left are forfeited; five came ahead of need.
+    assert [await one.take(1, ahead=False) for _ in range(5)] == [True] * 5
+    assert world.grants == 2
 
 
 async def test_what_is_not_spent_in_time_is_forfeited() -> None:
     limit, world = Limit(algorithm=Algorithm.FIXED_WINDOW, amount=10, period_us=1_000_000), World()
-    one = world.instance()
-    assert await take(one, limit, 1, batch=10, lease_us=1000)
+    one = world.instance(limit, batch=10, lease_us=1000)
+    assert await one.take(1)
     world.now_us += 1000
-    assert not await take(one, limit, 1, batch=10, lease_us=1000)
+    assert not await one.take(1)
 
 
 async def test_a_smaller_call_still_gets_what_a_larger_one_could_not() -> None:
     limit, world = Limit(algorithm=Algorithm.FIXED_WINDOW, amount=3, period_us=1_000_000), World()
-    one = world.instance()
-    assert not await take(one, limit, 4, batch=1, lease_us=1000)
-    assert await take(one, limit, 3, batch=1, lease_us=1000)
+    one = world.instance(limit, batch=1, lease_us=1000)
+    assert not await one.take(4)
+    assert await one.take(3)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,59 @@ def test_a_file_says_what_it_says() -> None:
     # Half a second of 10 a second; and what four instances hold.
     assert [api.over_admission_max(limit) for limit in api.limits] == [5, 20]
     assert jobs.over_admission_max(jobs.limits[0]) == 0
+
+
+AS_YAML = """
+rule:
+  - name: api
+    mode: local
+    on_failure: open
+    batch: 5
+    lease: 500ms
+    instances: 4
+    limits: &usual
+      - {algorithm: token_bucket, limit: 10, per: 1s, burst: 20}
+      - {algorithm: fixed_window, limit: 1000, per: 1h}
+    overrides:
+      "customer:42": [{algorithm: sliding_log, limit: 100, per: 2m}]
+  - name: jobs
+    limits: [{algorithm: concurrency, limit: 3, per: 1d}]
+"""
+
+
+def test_yaml_says_the_same(tmp_path: Path) -> None:
+    assert rules.parse(AS_YAML, yaml=True) == rules.parse(GOOD)
+    for name in ("rules.yaml", "rules.YML"):
+        (tmp_path / name).write_text(AS_YAML)
+        assert rules.load(tmp_path / name) == rules.parse(GOOD)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "no [[rule]]"),
+        ("- rule", "no [[rule]]"),
+        ("rule: [", "expected the node content"),
+        ("rule: []\nrule: []", "'rule' stands there twice"),
+        ("rule: !!python/object/apply:os.system [ls]", "could not determine a constructor"),
+        ("[" * 5000, "recursion"),
+        ("{1: 2, rule: [{name: a, limits: [], 3: 4}]}", "unknown: 1 | rule 'a': 3 cannot be this"),
+        ("rule: [{name: a, limits: [{algorithm: fixed_window, limit: 1, per: 60}]}]", "per cannot be 60"),
+        ("rule: [{name: a, limits: [], overrides: {42: []}}]", "a string"),
+    ],
+)
+def test_a_mistake_in_yaml_is_told(text: str, told: str) -> None:
+    with pytest.raises(errors.ConfigInvalid) as caught:
+        rules.parse(text, source="rules.yaml", yaml=True)
+    assert told in caught.value.message
+    assert caught.value.message.startswith("rules.yaml: ")
+
+
+def test_without_pyyaml_toml_still_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "yaml", None)
+    assert rules.parse(GOOD)
+    with pytest.raises(errors.ConfigInvalid, match="PyYAML is not installed"):
+        rules.parse(AS_YAML, yaml=True)
 
 
 LIMIT = 'limits = [{ algorithm = "fixed_window", limit = 5, per = "1s" }]'

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -65,9 +66,7 @@ async def served(kv: kvstore.Client, folder: Path, port: int) -> AsyncIterator[S
     ready: asyncio.Future[Callable[[], None]] = asyncio.get_running_loop().create_future()
     async with asyncio.TaskGroup() as tasks:
         running = tasks.create_task(
-            serving.serve(
-                kv, file, host="127.0.0.1", port=port, log=log, started=ready.set_result, look_s=0.02
-            )
+            serving.serve(kv, file, serving.Places(port=port), log=log, started=ready.set_result, look_s=0.02)
         )
         stop = await ready
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=20) as http:
@@ -259,12 +258,12 @@ async def test_an_asgi_application_is_limited_by_its_middleware(
 
 
 def test_the_command_serves_until_it_is_told_to_stop(tmp_path: Path, free_port: Callable[[], int]) -> None:
-    file, port = tmp_path / "rules.toml", free_port()
+    file, port, grpc_port = tmp_path / "rules.toml", free_port(), free_port()
     file.write_text(RULES)
     command = [sys.executable, "-m", "kvstore_cli.main", "app", "ratelimit"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("KV_")}
     with subprocess.Popen(
-        [*command, "--rules", str(file), "--port", str(port)],
+        [*command, "--rules", str(file), "--port", str(port), "--grpc-port", str(grpc_port)],
         stdout=subprocess.PIPE,
         cwd=tmp_path,
         env=environment,
@@ -273,7 +272,9 @@ def test_the_command_serves_until_it_is_told_to_stop(tmp_path: Path, free_port: 
         try:
             assert process.stdout is not None
             line = json.loads(next(each for each in process.stdout if '"serving"' in each))
-            assert line["port"] == port
+            assert (line["port"], line["grpc_port"]) == (port, grpc_port)
+            with socket.create_connection(("127.0.0.1", grpc_port)):
+                pass
             answer = httpx.post(f"http://127.0.0.1:{port}/v1/check", json={"rule": "api", "key": "k"})
             assert answer.json()["remaining"] == 1
             process.send_signal(signal.SIGTERM)

@@ -127,6 +127,33 @@ async def test_pages_are_labelled_readable_and_load_nothing_foreign(
     assert complaints == []
 
 
+async def test_the_charts_are_live(browser: Browser, base: str) -> None:
+    context = await browser.new_context()
+    page = await context.new_page()
+    await shortened(page, base, "lively")
+    assert await page.locator("#total").inner_text() == "0"
+    assert await page.locator("svg").count() == 0
+    await clicked(context, f"{base}/lively", 4)
+    await page.get_by_role("img", name="Last 48 hours: 4 clicks").wait_for()
+    await page.get_by_text("Last 48 hours as a table").click()
+    await page.get_by_label("Short link").focus()
+    await clicked(context, f"{base}/lively", 1)
+    await page.get_by_role("img", name="Last 48 hours: 5 clicks").wait_for()
+    assert await page.locator("details[open]").count() == 1, "what was opened stays open"
+    assert await page.get_by_role("row", name="direct").count() == 1
+
+
+async def test_a_narrow_screen_needs_no_scrolling_sideways(browser: Browser, base: str) -> None:
+    context = await browser.new_context(viewport={"width": 320, "height": 640})
+    page = await context.new_page()
+    await shortened(page, base, "an-alias-that-is-as-long-as-aliases-may-be-0123456789-0123456789"[:64])
+    address = page.url
+    await clicked(context, address.replace("/links/", "/"), 1)
+    for path in (address, base, f"{address.replace('/links/', '/')}+"):
+        await page.goto(path)
+        assert await page.evaluate("document.documentElement.scrollWidth") <= 320, path
+
+
 async def test_the_checks_of_the_page_would_notice(browser: Browser) -> None:
     page = await browser.new_page()
     await page.set_content('<p style="color: #aaa; background: #fff">pale</p><input name="nameless">')

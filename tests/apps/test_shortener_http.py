@@ -187,6 +187,36 @@ async def test_head_preview_and_qr_codes_count_nothing(http: httpx.AsyncClient) 
     assert stats["total"] == 1
 
 
+async def test_plain_codes_take_the_short_way_with_the_same_answer(
+    kv: kvstore.Client, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the door answers itself, and what it leaves to the application, differ in nothing."""
+    plain, spelled = await made(http, alias="plain-one"), await made(http, alias="naïve-one")
+    answers = [await http.get(f"/{link['code']}") for link in (plain, spelled)]
+    answers += [await http.head(f"/{link['code']}") for link in (plain, spelled)]
+    shown = [{name: value for name, value in answer.headers.items() if name != "date"} for answer in answers]
+    assert [answer.status_code for answer in answers] == [302] * 4
+    assert shown == [shown[0]] * 4
+    await http.patch("/api/links/plain-one", json={"permanent": True, "ttl": 50}, headers=ADA)
+    answer = await http.get("/plain-one")
+    assert answer.status_code == 301
+    assert 40 <= int(answer.headers["cache-control"].rpartition("=")[2]) <= 50
+    assert_problem(await http.post("/plain-one"), 405)
+    async with asyncio.timeout(5):
+        while (await http.get("/api/links/plain-one/stats", headers=ADA)).json()["total"] < 2:
+            await asyncio.sleep(0.05)
+    reads: list[str] = []
+    get = kv.get
+
+    async def counted(key: Any, **options: Any) -> Any:
+        reads.append(options.get("consistency", "quorum"))
+        return await get(key, **options)
+
+    monkeypatch.setattr(kv, "get", counted)
+    assert_problem(await http.get("/nothing7"), 404, "no-such-link")
+    assert reads == ["one", "quorum"], "the store is not asked again by whoever tells of it"
+
+
 async def test_clicks_of_two_services_meet_in_one_sum_after_they_stop(site: Site) -> None:
     one, two = await site(country_header="x-country"), await site(country_header="x-country")
     code = (await made(one))["code"]
@@ -208,16 +238,20 @@ async def test_clicks_of_two_services_meet_in_one_sum_after_they_stop(site: Site
     assert stats["devices"] == [{"name": "mobile", "clicks": 40}]
 
 
-async def test_creation_is_limited_for_each_owner(site: Site) -> None:
-    http = await site(creations_per_minute=4)
+async def test_creation_is_limited_for_each_owner_over_all_services_together(site: Site) -> None:
+    services = [await site(creations_per_minute=4, creations_burst=2) for _ in range(2)]
     statuses = [
-        (await http.post("/api/links", json={"url": TARGET}, headers=ADA)).status_code for _ in range(3)
+        (await services[at % 2].post("/api/links", json={"url": TARGET}, headers=ADA)).status_code
+        for at in range(3)
     ]
     assert statuses == [201, 201, 429]
+    http = services[1]
     answer = await http.post("/api/links", json={"url": TARGET}, headers=ADA)
     assert_problem(answer, 429, "too-many")
     assert 1 <= int(answer.headers["retry-after"]) <= 16
     assert (await http.post("/api/links", json={"url": TARGET}, headers=BOB)).status_code == 201
+    many = {"links": [{"url": TARGET}] * 3}
+    assert_problem(await http.post("/api/links/bulk", json=many, headers=BOB), 429, "too-many")
 
 
 async def test_health_metrics_openapi_and_the_access_log(

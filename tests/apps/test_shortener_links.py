@@ -14,13 +14,11 @@ import pytest
 
 import kvstore
 from kvstore.apps.shortener import owned
-from kvstore.apps.shortener.clicks import Click, Clicks, Names, hour_of
 from kvstore.apps.shortener.clock import wall_ms
-from kvstore.apps.shortener.link import Link, counter_key, link_key
+from kvstore.apps.shortener.link import Link, link_key
 from kvstore.apps.shortener.links import Links, Made, create_many
 from kvstore.apps.shortener.options import ShortenerOptions
 from kvstore.apps.shortener.problems import AliasTaken, BadField, BadUrl, KeyReused, LinkGone, NoSuchLink
-from kvstore.apps.shortener.stats import read_stats
 from kvstore.apps.shortener.wishes import Edit, Wish
 from kvstore.server import LocalNodes, local_nodes
 
@@ -227,94 +225,7 @@ async def test_a_link_made_elsewhere_is_found_at_once_and_edits_spread_in_the_st
     assert await there.resolve("fresh-one") == changed
 
 
-async def test_clicks_add_up_from_two_processes_and_are_not_counted_twice(kv: kvstore.Client) -> None:
-    made = (await made_over(kv).create("ada", WISH)).link
-    hour = hour_of(wall_ms())
-    one, two = Clicks(kv, flush_s=0.01), Clicks(kv, flush_s=0.01)
-    for at in range(300):
-        (one, two)[at % 2].note(Click(made.id, hour, "news.example", ("DE", "FR")[at % 3 == 0], "mobile"))
-    stop = asyncio.Event()
-    async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(one.run(stop))
-        tasks.create_task(two.run(stop))
-        stop.set()
-    found = await read_stats(kv, made.id, wall_ms())
-    assert (found.total, found.days[-1][1], sum(n for _, n in found.hours)) == (300, 300, 300)
-    assert found.referrers == (("news.example", 300),)
-    assert found.countries == (("DE", 200), ("FR", 100))
-    assert found.devices == (("mobile", 300),)
-
-
-async def test_a_refused_addition_is_owed_and_an_unknown_one_is_not_added_again() -> None:
-    """A fake of the counter's promise: what ends Unresolved stays in the client's total."""
-
-    class Counters:
-        def __init__(self) -> None:
-            self.script: list[kvstore.KVError] = []
-            self.total: Counter[str] = Counter()
-
-        async def update(self, _key: str, change: Callable[[bytes | None], bytes], *, timeout: float) -> None:
-            del timeout
-            change(None)
-
-        async def counter_add(self, key: str, by: int, *, timeout: float) -> None:
-            del timeout
-            error = self.script.pop() if self.script else None
-            if not isinstance(error, kvstore.Refused):
-                self.total[key] += by
-            if error is not None:
-                raise error
-
-    fake = Counters()
-    clicks = Clicks(fake, flush_s=0.01)  # type: ignore[arg-type]
-    for _ in range(5):
-        clicks.note(Click("id", "2026112109", "direct", "--", "bot"))
-    fake.script = [
-        kvstore.errors.NotReady(reason="test"),
-        kvstore.errors.DeadlineExceeded(timeout_ms=1),
-        kvstore.errors.NotReady(reason="test"),
-    ]
-    await clicks.flush()
-    assert clicks.failed == 3
-    await clicks.flush()
-    assert set(fake.total.values()) == {5}
-    assert len(fake.total) == 6
-    assert (clicks.waiting, clicks.dropped) == (0, 0)
-
-
-def test_the_queue_is_bounded_and_names_overflow_into_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    from kvstore.apps.shortener import clicks as module
-
-    monkeypatch.setattr(module, "CLICKS_MAX", 3)
-    queue = Clicks(None, flush_s=0.01)  # type: ignore[arg-type]
-    for at in range(8):
-        queue.note(Click("id", "2026112109", f"r{at % 4}", "DE", "bot"))
-    assert (queue.noted, queue.dropped, queue.waiting) == (6, 2, 6)
-    monkeypatch.setattr(module, "REFERRERS_MAX", 2)
-    names = Names().with_clicks(Click("id", "2026112109", f"r{at}", "DE", "bot") for at in range(5))
-    assert names.referrers == {"r0", "r1", "other"}
-    assert counter_key("id", "r/other") in names.counters_of(Click("id", "2026112109", "r4", "DE", "bot"))
-    assert Names.decode(names.encode()) == names
-
-
 async def test_the_store_itself_shows_one_register_for_a_link(kv: kvstore.Client, links: Links) -> None:
     made = (await links.create("ada", WISH)).link
-    entry = await kv.get(link_key(made.code), consistency="one")
+    entry = await kv.get(link_key(made.code), consistency="linearizable")
     assert entry is not None
-
-
-async def test_a_store_that_takes_nothing_does_not_hold_up_the_stop(monkeypatch: pytest.MonkeyPatch) -> None:
-    from kvstore.apps.shortener import clicks as module
-
-    class Broken:
-        async def update(self, *_args: object, **_options: object) -> None:
-            raise kvstore.errors.NotReady(reason="test")
-
-    monkeypatch.setattr(module, "_LAST_S", 0.05)
-    clicks = Clicks(Broken(), flush_s=0.01)  # type: ignore[arg-type]
-    clicks.note(Click("id", "2026112109", "direct", "--", "bot"))
-    stop = asyncio.Event()
-    stop.set()
-    async with asyncio.timeout(5):
-        await clicks.run(stop)
-    assert clicks.waiting == 1

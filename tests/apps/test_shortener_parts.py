@@ -142,17 +142,6 @@ def test_a_visitor_is_known_by_a_cookie_alone() -> None:
     assert access.Visitor.of("forged").new
 
 
-def test_limits_fill_again_and_clients_do_not_share_them() -> None:
-    now = 0.0
-    limiter = access.Limiter(60, lambda: now)
-    assert [limiter.take("a", 1) for _ in range(30)] == [0.0] * 30
-    assert limiter.take("a", 1) == pytest.approx(1.0)
-    assert limiter.take("b", 100) == 0.0
-    assert limiter.take("b", 1) == pytest.approx(71.0), "a large request leaves a debt"
-    now = 1.0
-    assert limiter.take("a", 1) == 0.0
-
-
 @pytest.mark.parametrize(
     ("header", "host"),
     [
@@ -187,10 +176,15 @@ def test_countries_are_two_letters() -> None:
 def test_charts_escape_and_say_their_numbers() -> None:
     drawn = str(charts.lines([("<b>", 3), ("x" * 40, 1)], title="Where from"))
     assert "<b>" not in drawn
-    assert "&lt;b&gt;" in drawn
-    assert 'aria-label="Where from: 4 clicks"' in drawn
+    assert "&lt;b&gt;</th>" in drawn
+    assert '<td class="number">3</td>' in drawn
+    assert 'rect width="33.3%"' in drawn
     assert "<svg" in str(charts.columns([], title="Nothing"))
-    assert 'height="110.0"' in str(charts.columns([("a", 1), ("b", 2)], title="Days"))
+    days = str(charts.columns([("a", 1), ("b", 2), ("<c>", 0)], title="Days"))
+    assert 'height="110.0"' in days
+    assert 'aria-label="Days: 3 clicks"' in days
+    assert "at most 2" in days
+    assert "<c>" not in days
 
 
 @pytest.mark.parametrize(
@@ -198,6 +192,7 @@ def test_charts_escape_and_say_their_numbers() -> None:
     [
         {"base_url": "ftp://x"}, {"base_url": "https://x/path"}, {"code_length": 6}, {"verify_s": 0.5},
         {"flush_s": 2.0}, {"cache_ttl_s": -1}, {"creations_per_minute": 0},
+        {"creations_burst": 0}, {"counters_per_s": 0},
     ],
 )  # fmt: skip
 def test_options_are_checked_with_their_relations(wrong: dict[str, Any]) -> None:

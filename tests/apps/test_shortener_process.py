@@ -7,16 +7,21 @@ import json
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
+from dataclasses import fields
 from pathlib import Path
 
+import click
 import httpx
 import pytest
 
 import kvstore
 from kvstore.apps.shortener.clock import wall_ms
 from kvstore.apps.shortener.link import decode, link_key
+from kvstore.apps.shortener.options import ShortenerOptions
 from kvstore.apps.shortener.stats import Stats, read_stats
 from kvstore.server import LocalNodes, local_nodes
+from kvstore_cli import apps_shortener
+from kvstore_cli.problems import UsageProblem
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.xdist_group("shortener")]
 KEY = "ada-key-0123456789"
@@ -82,7 +87,7 @@ async def test_an_orderly_stop_loses_nothing_and_kill_9_at_most_two_seconds(
         async def counted() -> Stats:
             entry = await kv.get(link_key("my-link"))
             assert entry is not None
-            return await read_stats(kv, decode(entry.value).id, wall_ms())
+            return await read_stats(kv, decode(entry.value), wall_ms())
 
         first = Running(*arguments, port=free_port())
         await first.start()
@@ -98,7 +103,7 @@ async def test_an_orderly_stop_loses_nothing_and_kill_9_at_most_two_seconds(
         lines = [json.loads(line) for line in first.told.splitlines() if line.startswith("{")]
         assert [line["status"] for line in lines if line["path"] == "/my-link"] == [302] * 25
 
-        second = Running(*arguments, "--quiet", port=free_port())
+        second = Running(*arguments, "--quiet", "--set", "flush_s=0.4", port=free_port())
         await second.start()
         await clicked(second.http, "my-link", 20)
         await asyncio.sleep(2.0)
@@ -118,3 +123,36 @@ async def test_without_a_cluster_it_starts_one_and_gives_a_key(free_port: Callab
     assert made.status_code == 201
     await clicked(alone.http, made.json()["code"], 1)
     assert await alone.end(signal.SIGINT) == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ("cache_links=5", {"cache_links": 5}),
+        ("flush_s=0.25", {"flush_s": 0.25}),
+        ("metrics=false", {"metrics": False}),
+        ("country_header=x-country", {"country_header": "x-country"}),
+        ("own_hosts=a.example,b.example", {"own_hosts": frozenset({"a.example", "b.example"})}),
+    ],
+)
+def test_any_option_can_be_set_by_its_name(given: str, found: dict[str, object]) -> None:
+    settings = apps_shortener._settings((given,), ShortenerOptions)
+    assert settings == found
+    ShortenerOptions(**settings)
+
+
+@pytest.mark.parametrize("given", ["nothing=1", "cache_links", "cache_links=many", "metrics=yes", "web=true"])
+def test_what_cannot_be_set_is_refused_with_a_hint(given: str) -> None:
+    with pytest.raises(UsageProblem):
+        apps_shortener._settings((given,), ShortenerOptions)
+
+
+def test_every_option_is_in_the_docs_with_its_default() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "shortener.md").read_text(encoding="utf-8")
+    for field in fields(ShortenerOptions):
+        shown = "empty" if field.default in ("", frozenset()) else str(field.default)
+        assert f"| `{field.name}` | {shown} |" in page, field.name
+    for option in apps_shortener.shortener_command.params:
+        if isinstance(option, click.Option) and option.hidden:
+            continue  # of every command
+        assert f"`{option.opts[0]}" in page, option.opts

@@ -115,6 +115,14 @@ def test_what_cannot_be_done_is_one_line_and_never_a_pass(
     assert "Traceback" not in err
 
 
+def test_a_folder_in_use_is_refused_before_anything_starts(jepsen: Run, tmp_path: Path) -> None:
+    (tmp_path / "n1").mkdir()
+    status, _, told = jepsen("run", "-w", "set", "-n", "kill", "--dir", str(tmp_path))
+    assert status != 0
+    assert told.count("\n") == 1
+    assert "is not empty" in told
+
+
 def test_a_header_without_a_known_workload_is_refused(jepsen: Run, tmp_path: Path) -> None:
     path = tmp_path / "history.jsonl"
     history.save(path, {"workload": "queue"}, GOOD)

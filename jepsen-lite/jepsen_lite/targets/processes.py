@@ -227,10 +227,30 @@ class Processes:
             await self._end(child, signal.SIGTERM)
 
 
-def _addresses(nodes: int, dice: random.Random, *, proxied: bool) -> tuple[str, tuple[NodeAt, ...]]:
-    """Addresses that nobody listens on: for clients, and for each node. Raises TargetError."""
-    for _ in range(20):
+def claim_net(dice: random.Random) -> tuple[str, socket.socket]:
+    """A network of loopback addresses for one run, and the socket that keeps others off. Raises TargetError.
+
+    Asking whether a port is free would not do: a killed node's is, until it is started again.
+    """
+    for _ in range(50):
         net = f"127.0.{dice.randrange(1, 255)}"
+        claim = socket.socket()
+        try:
+            claim.bind((f"{net}.{_CLIENT_HOST}", CLIENT_PORT))
+            claim.listen(1)
+        except OSError:
+            claim.close()
+        else:
+            return net, claim
+    raise TargetError("no free loopback addresses: this target needs all of 127.0.0.0/8, as Linux has it")
+
+
+def _addresses(
+    nodes: int, dice: random.Random, *, proxied: bool
+) -> tuple[str, tuple[NodeAt, ...], socket.socket]:
+    """Addresses for clients and for each node, and the claim on them. Raises TargetError."""
+    for _ in range(20):
+        net, claim = claim_net(dice)
         found = tuple(
             NodeAt(
                 number,
@@ -243,7 +263,8 @@ def _addresses(nodes: int, dice: random.Random, *, proxied: bool) -> tuple[str, 
             for number in range(1, nodes + 1)
         )
         if all(_is_free(node.host, port) for node in found for port in (CLIENT_PORT, PEER_PORT)):
-            return f"{net}.{_CLIENT_HOST}", found
+            return f"{net}.{_CLIENT_HOST}", found, claim
+        claim.close()
     raise TargetError("no free loopback addresses: this target needs all of 127.0.0.0/8, as Linux has it")
 
 
@@ -287,7 +308,7 @@ async def opened(
     """Found a cluster in a directory and start it; end all of it at the end. Raises TargetError."""
     dice = random.Random(random.SystemRandom().getrandbits(64))
     proxied = _links_for(links, kinds) == "proxy"
-    client_host, where = _addresses(nodes, dice, proxied=proxied)
+    client_host, where, claim = _addresses(nodes, dice, proxied=proxied)
     net: Links
     if proxied:
         net = ProxyLinks(where, client_host, dice)
@@ -295,10 +316,11 @@ async def opened(
         table = f"jepsen_lite_{os.getpid()}_{client_host.split('.')[2]}"
         net = KernelLinks(table, {CLIENTS: client_host, **{node.number: node.host for node in where}})
     children = [Child(node, directory / node.name) for node in where]
-    async with running(
-        directory, children, Place(net, client_host), replicas=replicas, kinds=kinds
-    ) as cluster:
-        yield cluster
+    with claim:
+        async with running(
+            directory, children, Place(net, client_host), replicas=replicas, kinds=kinds
+        ) as cluster:
+            yield cluster
 
 
 @asynccontextmanager

@@ -7,7 +7,9 @@ from collections.abc import Callable, Mapping
 from jepsen_lite.workloads.gatherings import Counters, Elements, Lists, UniqueIds
 from jepsen_lite.workloads.locks import Locks
 from jepsen_lite.workloads.quorums import Expiry, Monotonic, Quorum
+from jepsen_lite.workloads.ratelimits import RateLimits
 from jepsen_lite.workloads.registers import Bank, Registers
+from jepsen_lite.workloads.shorteners import Shorteners
 from jepsen_lite.workloads.workload import Workload
 
 _TABLE: Mapping[str, tuple[Callable[[], Workload], str]] = {
@@ -20,6 +22,8 @@ _TABLE: Mapping[str, tuple[Callable[[], Workload], str]] = {
     "bank": (Bank, "transfers over several registers: each account linearizable and never negative (no sum)"),
     "monotonic": (Monotonic, "put and get at quorum: every process reads forwards, and its own writes"),
     "ttl": (Expiry, "put with ttl: nothing is served later than the skew allows, nothing comes back"),
+    "ratelimit": (RateLimits, "the rate limiter: never more than a limit allows, nothing charged twice"),
+    "shortener": (Shorteners, "the URL shortener: codes lead where they should, one winner, clicks add up"),
     "quorum": (Quorum, "put, get and delete at quorum: nothing acknowledged is lost, reads never go back"),
 }
 ABOUT: Mapping[str, str] = {name: about for name, (_, about) in _TABLE.items()}

@@ -16,7 +16,8 @@ Rates are exact: buckets count in ticks of 1/amount microseconds, in which one u
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import accumulate
 
 from kvstore.apps.ratelimit.limit import FRESH, NEVER, Algorithm, Decision, Limit, State
 
@@ -101,43 +102,50 @@ def _counter_wait(limit: Limit, current: int, previous: int, into: int, cost: in
 
 def _sliding_log(limit: Limit, state: State, now_us: int, cost: int) -> Decided:
     """All calls of the last period, as a first time and then differences."""
-    log = logged(limit, state, now_us=now_us)
-    used = sum(each for _, each in log)
-    reset = log[-1][0] + limit.period_us - now_us if log else 0
+    # By sums and slices: a loop over thousands of calls for each decision would be most of its time.
+    log = _trimmed(state, now_us - limit.period_us)
+    used, last = sum(log[1::2]), sum(log[::2])
     if used + cost > limit.amount:
         wait = NEVER
         if cost <= limit.amount:
-            wait = _freed(log, used + cost - limit.amount) + limit.period_us - now_us
+            wait = _freed(_parts(log), used + cost - limit.amount) + limit.period_us - now_us
+        reset = last + limit.period_us - now_us if log else 0
         return Decision(False, limit.amount - used, wait, reset), state
     if cost:
-        reset = limit.period_us
-        if log and log[-1][0] == now_us:
-            log[-1] = (now_us, log[-1][1] + cost)
-        else:
-            log.append((now_us, cost))
-    return Decision(True, limit.amount - used - cost, 0, reset), packed(log)
+        log = (*log[:-1], log[-1] + cost) if log and last == now_us else (*log, now_us - last, cost)
+        last = now_us
+    reset = last + limit.period_us - now_us if log else 0
+    return Decision(True, limit.amount - used - cost, 0, reset), log
+
+
+def _trimmed(log: State, until_us: int) -> State:
+    """Without the calls up to a time."""
+    at = index = 0
+    while index < len(log):
+        at += log[index]
+        if at > until_us:
+            return (at, *log[index + 1 :]) if index else log
+        index += 2
+    return FRESH
+
+
+def _parts(log: State) -> Iterator[tuple[int, int]]:
+    """When, and how much."""
+    return zip(accumulate(log[::2]), log[1::2], strict=True)
 
 
 def logged(limit: Limit, state: State, *, now_us: int) -> list[tuple[int, int]]:
     """What a sliding log remembers of the last period: (when, how much), the oldest first."""
-    return [(at, each) for at, each in _unpacked(state) if at > now_us - limit.period_us]
+    return list(_parts(_trimmed(state, now_us - limit.period_us)))
 
 
-def _freed(parts: list[tuple[int, int]], needed: int) -> int:
+def _freed(parts: Iterable[tuple[int, int]], needed: int) -> int:
     """The time in `parts`, which are in order, by which `needed` has gone."""
     for at, cost in parts:
         needed -= cost
         if needed <= 0:
             return at
     raise AssertionError(parts)
-
-
-def _unpacked(state: State) -> list[tuple[int, int]]:
-    log, at = [], 0
-    for step, cost in zip(state[::2], state[1::2], strict=True):
-        at += step
-        log.append((at, cost))
-    return log
 
 
 def packed(log: list[tuple[int, int]]) -> State:

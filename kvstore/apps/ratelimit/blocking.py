@@ -78,6 +78,7 @@ class BlockingLimiter:
     def close(self) -> None:
         """Drop the connection and end the thread; harmless when repeated."""
         if self._kv is not None:
+            self._thread.run(self.limiter.close())
             self._thread.run(self._kv.close())
             self._kv = None
         self._thread.end()

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from kvstore import errors
 from kvstore.apps.ratelimit import algorithms
@@ -30,8 +31,7 @@ class Ledger:
     states: dict[int, State] = field(default_factory=dict[int, State])
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """What all limits say together."""
 
     allowed: bool

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, NamedTuple
 
@@ -46,6 +46,10 @@ class Limit:
     """Of concurrency: how long a lease lasts unless it is renewed."""
     burst: int = 0
     """Of the buckets: how much at once. 0: the amount."""
+    capacity: int = field(init=False, repr=False, compare=False)
+    """The most that a fresh key may take at once."""
+    fingerprint: int = field(init=False, repr=False, compare=False)
+    """Tells a state of this limit from the state of another one."""
 
     def __post_init__(self) -> None:
         most = LOG_AMOUNT_MAX if self.algorithm in _KEEPS_ALL else AMOUNT_MAX
@@ -59,16 +63,10 @@ class Limit:
             raise errors.BadOption(option="burst", given=str(self.burst), allowed="only with the buckets")
         if not 0 <= self.burst <= AMOUNT_MAX:
             raise errors.BadOption(option="burst", given=str(self.burst), allowed=f"0 to {AMOUNT_MAX}")
-
-    @property
-    def capacity(self) -> int:
-        """The most that a fresh key may take at once."""
-        return self.burst or self.amount
-
-    @property
-    def fingerprint(self) -> int:
-        """Tells a state of this limit from the state of another one."""
-        return zlib.crc32(f"{self.algorithm}:{self.amount}:{self.period_us}:{self.capacity}".encode())
+        capacity = self.burst or self.amount
+        told = f"{self.algorithm}:{self.amount}:{self.period_us}:{capacity}"
+        object.__setattr__(self, "capacity", capacity)
+        object.__setattr__(self, "fingerprint", zlib.crc32(told.encode()))
 
 
 class Decision(NamedTuple):

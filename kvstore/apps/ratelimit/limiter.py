@@ -17,17 +17,20 @@ import hashlib
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import NamedTuple
 
 from kvstore import Client, errors
+from kvstore.apps.ratelimit.background import Background
 from kvstore.apps.ratelimit.breaker import Breaker
+from kvstore.apps.ratelimit.clock import StoreClock
 from kvstore.apps.ratelimit.ledger import Verdict
 from kvstore.apps.ratelimit.limit import NEVER, Algorithm, Decision, Limit
-from kvstore.apps.ratelimit.machine import ClockUs, system_dice, wall_us
-from kvstore.apps.ratelimit.purses import Purses
-from kvstore.apps.ratelimit.registers import Ledgers, WindowCounters
+from kvstore.apps.ratelimit.machine import ClockUs, system_dice
+from kvstore.apps.ratelimit.purses import Purse, Purses
+from kvstore.apps.ratelimit.registers import Ledgers
 from kvstore.apps.ratelimit.rules import Mode, OnFailure, Rule, Rules
+from kvstore.apps.ratelimit.windows import WindowCounters
 
 PREFIX = b"rl:"
 COST_MAX = 1_000_000_000
@@ -44,8 +47,7 @@ class Source(StrEnum):
     FAILED_CLOSED = "failed-closed"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What became of one call. Truthy when it is allowed."""
 
     rule: str
@@ -91,18 +93,34 @@ class UnknownRule(errors.BadRequest):
     remedy = "a rule that the rules file names"
 
 
-@dataclass(slots=True)
 class Counts:
     """What has happened since the start, by rule; the service shows it to Prometheus."""
 
-    decisions: dict[tuple[str, Source, bool], int] = field(
-        default_factory=dict[tuple[str, Source, bool], int]
-    )
+    def __init__(self) -> None:
+        self._cells: dict[str, list[int]] = {}
+        self._local: dict[str, list[int]] = {}
+        self.renewals: dict[str, int] = dict.fromkeys(("granted", "refused", "failed"), 0)
+        """Batches asked for ahead of need, by what came of it."""
 
-    def add(self, outcome: Outcome) -> None:
-        """Count one decision."""
-        name = (outcome.rule, outcome.source, outcome.allowed)
-        self.decisions[name] = self.decisions.get(name, 0) + 1
+    def of(self, rule: str, source: Source) -> list[int]:
+        """How many were refused and how many allowed; for whoever counts."""
+        return self._cells.setdefault(f"{rule}/{source.value}", [0, 0])
+
+    def local(self, rule: str) -> list[int]:
+        """The same for what was decided from memory, at less cost."""
+        cell = self._local.get(rule)
+        if cell is None:
+            cell = self._local[rule] = self.of(rule, Source.LOCAL)
+        return cell
+
+    @property
+    def decisions(self) -> dict[tuple[str, Source, bool], int]:
+        """By rule, what decided, and whether it was allowed."""
+        found: dict[tuple[str, Source, bool], int] = {}
+        for name, cell in self._cells.items():
+            rule, _, source = name.rpartition("/")
+            found |= {(rule, Source(source), bool(at)): count for at, count in enumerate(cell) if count}
+        return found
 
 
 class Limiter:
@@ -113,11 +131,14 @@ class Limiter:
         kv: Client,
         rules: Rules,
         *,
-        clock: ClockUs = wall_us,
+        clock: ClockUs | None = None,
         dice: random.Random | None = None,
         timeout_s: float = 2.0,
         breaker: Breaker | None = None,
     ) -> None:
+        # A clock that is handed in is taken at its word, unless it is one that wants to be set.
+        clock = StoreClock() if clock is None else clock
+        self._store_clock = clock if isinstance(clock, StoreClock) else None
         self.rules = rules
         """Assign other ones at any time: limits that did not change go on counting."""
         self.breaker = breaker or Breaker()
@@ -125,9 +146,15 @@ class Limiter:
         self._clock = clock
         self._dice = dice or system_dice()
         self._kv = kv
-        self._ledgers = Ledgers(kv, clock=clock, dice=self._dice, timeout_s=timeout_s)
-        self._windows = WindowCounters(kv, clock=clock, timeout_s=timeout_s)
+        self._timeout_s = timeout_s
+        self._background = Background()
+        self._ledgers = Ledgers(kv, clock=clock, timeout_s=timeout_s, background=self._background)
+        self._windows = WindowCounters(kv, clock=clock, timeout_s=timeout_s, background=self._background)
         self._purses = Purses(self._ledgers, clock=clock)
+
+    async def close(self) -> None:
+        """End what it does beside its callers; those who still wait are cancelled."""
+        await self._background.close()
 
     def rule(self, name: str) -> Rule:
         """Raises UnknownRule."""
@@ -141,28 +168,50 @@ class Limiter:
 
         Raises UnknownRule, errors.BadOption, errors.BadKey; the store's failures become outcomes.
         """
+        purse = self._purses.find((rule, key))
+        if purse is not None and type(cost) is int and cost > 0:
+            spent = self._spent(rule, key, cost, purse)
+            if spent is not None:
+                return spent
         if isinstance(cost, bool) or not isinstance(cost, int) or not 1 <= cost <= COST_MAX:
             raise errors.BadOption(option="cost", given=repr(cost)[:60], allowed=f"1 to {COST_MAX}")
         found = self.rule(rule)
         limits = found.limits_of(key)
         holder = self._holder(lease) if found.holds else 0
-        spent = self._purses.spend(_raw(rule, key), cost) if found.mode is Mode.LOCAL else None
-        if spent is not None:
-            # From memory: it needs no store, and says nothing of its health.
-            outcome = Outcome(rule=rule, key=key, limits=limits, verdict=spent, source=Source.LOCAL)
-        else:
-            outcome = await self._guarded(found, key, lambda: self._take(found, key, limits, cost, holder))
+        outcome = await self._guarded(found, key, lambda: self._take(found, key, limits, cost, holder))
         if holder and outcome.allowed and not outcome.failed:
-            outcome = Outcome(
-                rule=rule,
-                key=key,
-                limits=limits,
-                verdict=outcome.verdict,
-                source=outcome.source,
-                lease=f"{holder:016x}",
-            )
-        self.counts.add(outcome)
+            outcome = outcome._replace(lease=f"{holder:016x}")
+        self.counts.of(rule, outcome.source)[outcome.allowed] += 1
         return outcome
+
+    def _spent(self, rule: str, key: str, cost: int, purse: Purse) -> Outcome | None:
+        """A decision from memory: it needs no store, and says nothing of its health."""
+        found = self.rules.get(rule)
+        if found is None or found.mode is not Mode.LOCAL:
+            return None
+        now_us = self._clock()
+        verdict = purse.spend(cost, now_us)
+        if verdict is None:
+            return None
+        limits = found.overrides.get(key, found.limits)
+        if purse.wants_more(now_us) and self.breaker.admits(now_us):
+            purse.is_renewing = True
+            self._background.start(self._renew(purse, limits))
+        self.counts.local(rule)[verdict.allowed] += 1
+        return Outcome(rule, key, limits, verdict, Source.LOCAL)
+
+    async def _renew(self, purse: Purse, limits: tuple[Limit, ...]) -> None:
+        """Renew a purse while its owner still spends from it."""
+        try:
+            await self._purses.renew(purse, limits)
+        except errors.KVError:
+            self.breaker.failed(self._clock())
+            self.counts.renewals["failed"] += 1
+        else:
+            self.breaker.succeeded()
+            self.counts.renewals["granted" if purse.next_tokens else "refused"] += 1
+        finally:
+            purse.is_renewing = False
 
     async def peek(self, rule: str, key: str) -> Outcome:
         """What is left, by the store; nothing is charged and nothing counted."""
@@ -187,7 +236,7 @@ class Limiter:
             await self._windows.reset(raw, limits[0])
             return
         await self._ledgers.reset(raw)
-        self._purses.forget(raw)
+        self._purses.forget((rule, key))
 
     async def release(self, rule: str, key: str, lease: str) -> None:
         """Give back what a call held. Raises errors.KVError; then it ends by itself with its period."""
@@ -216,7 +265,8 @@ class Limiter:
     async def _take(self, rule: Rule, key: str, limits: tuple[Limit, ...], cost: int, lease: int) -> Verdict:
         raw = _raw(rule.name, key)
         if rule.mode is Mode.LOCAL:
-            return await self._purses.take(raw, limits, cost, batch=rule.batch, lease_us=rule.lease_us)
+            purse = self._purses.open((rule.name, key), raw, batch=rule.batch, lease_us=rule.lease_us)
+            return await self._purses.take(purse, limits, cost)
         if WindowCounters.suits(limits):
             return await self._windows.take(raw, limits[0], cost)
         return await self._ledgers.take(raw, limits, cost, lease=lease)
@@ -227,6 +277,10 @@ class Limiter:
         source = Source(rule.mode.value)
         if self.breaker.admits(self._clock()):
             try:
+                if self._store_clock is not None:
+                    await self._store_clock.ready(
+                        self._kv, self._dice, self._background, timeout_s=self._timeout_s
+                    )
                 verdict = await ask()
             except errors.BadRequest:
                 raise  # the caller's mistake, and no sign of the store's health

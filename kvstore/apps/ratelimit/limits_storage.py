@@ -14,15 +14,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from limits.storage.base import MovingWindowSupport, SlidingWindowCounterSupport, Storage
+from limits.storage.base import (
+    MovingWindowSupport,
+    SlidingWindowCounterSupport,
+    Storage,
+    TimestampedSlidingWindow,
+)
 
 import kvstore
 from kvstore import Applied, errors
 from kvstore.apps.ratelimit import algorithms
+from kvstore.apps.ratelimit.background import Background
 from kvstore.apps.ratelimit.blocking import LoopThread
 from kvstore.apps.ratelimit.ledger import Ledger
 from kvstore.apps.ratelimit.limit import FRESH, Algorithm, Limit, State
-from kvstore.apps.ratelimit.machine import system_dice, wall_us
+from kvstore.apps.ratelimit.machine import wall_us
 from kvstore.apps.ratelimit.registers import Ledgers, settled
 
 _LINEAR = "linearizable"
@@ -33,8 +39,11 @@ _PAGE = 500
 Acquired = tuple[bool, State]
 
 
-class KvstoreStorage(Storage, MovingWindowSupport, SlidingWindowCounterSupport):
-    """Counters, logs and windows of `limits`, in registers under one prefix."""
+class KvstoreStorage(Storage, MovingWindowSupport, SlidingWindowCounterSupport, TimestampedSlidingWindow):
+    """Counters, logs and windows of `limits`, in registers under one prefix.
+
+    Sliding windows begin at multiples of their length, which is what the last of the bases tells.
+    """
 
     STORAGE_SCHEME = ["kvstore"]  # noqa: RUF012  the name and the kind are the package's
 
@@ -59,10 +68,12 @@ class KvstoreStorage(Storage, MovingWindowSupport, SlidingWindowCounterSupport):
         except BaseException:
             self._thread.end()
             raise
-        self._ledgers = Ledgers(self._kv, clock=wall_us, dice=system_dice(), timeout_s=timeout)
+        self._background = Background()
+        self._ledgers = Ledgers(self._kv, clock=wall_us, timeout_s=timeout, background=self._background)
 
     def close(self) -> None:
         """Drop the connection and end the thread."""
+        self._thread.run(self._background.close())
         self._thread.run(self._kv.close())
         self._thread.end()
 

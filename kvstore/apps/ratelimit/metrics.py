@@ -35,7 +35,12 @@ class _Decisions(Collector):
         )
         for state in Circuit:
             circuit.add_metric([state.value], float(self._limiter.breaker.circuit is state))
-        return [decided, circuit]
+        renewed = CounterMetricFamily(
+            "kv_ratelimit_renewals", "Batches asked for ahead of need, in local mode", labels=["result"]
+        )
+        for result, count in self._limiter.counts.renewals.items():
+            renewed.add_metric([result], count)
+        return [decided, circuit, renewed]
 
 
 class Metrics:
@@ -51,6 +56,15 @@ class Metrics:
             "kv_ratelimit_http_request_seconds",
             "Time to serve",
             ["path"],
+            buckets=_SECONDS,
+            registry=self._registry,
+        )
+        self.grpc_requests = Counter(
+            "kv_ratelimit_grpc_requests", "Calls of ShouldRateLimit", ["code"], registry=self._registry
+        )
+        self.grpc_seconds = Histogram(
+            "kv_ratelimit_grpc_request_seconds",
+            "Time to answer ShouldRateLimit",
             buckets=_SECONDS,
             registry=self._registry,
         )

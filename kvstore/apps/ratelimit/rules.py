@@ -1,4 +1,4 @@
-"""Rules: named limits, how they are decided, and what happens when the store cannot be asked; from TOML.
+"""Rules: named limits, how they are decided, and what happens when the store cannot be asked; from a file.
 
     [[rule]]
     name = "api"
@@ -11,13 +11,13 @@
     [rule.overrides]
     "customer:42" = [{ algorithm = "token_bucket", limit = 100, per = "1s" }]
 
-Every mistake of a file is told at once, with its place.
+or the same as YAML, in a file whose name ends in .yaml or .yml: `rule:` and a list. Every mistake of a file
+is told at once, with its place.
 """
 
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from kvstore import errors
+from kvstore.apps.ratelimit import documents
 from kvstore.apps.ratelimit.limit import Algorithm, Limit
 from kvstore.apps.ratelimit.purses import over_admission_max
 
@@ -115,16 +116,16 @@ Rules = Mapping[str, Rule]
 
 def load(path: str | Path) -> Rules:
     """Read a file. Raises errors.ConfigInvalid with every mistake, OSError."""
-    return parse(Path(path).read_text(encoding="utf-8"), source=str(path))
+    text = Path(path).read_text(encoding="utf-8")
+    return parse(text, source=str(path), yaml=documents.is_yaml(path))
 
 
-def parse(text: str, *, source: str = "rules") -> Rules:
+def parse(text: str, *, source: str = "rules", yaml: bool = False) -> Rules:
     """Rules by name. Raises errors.ConfigInvalid with every mistake."""
-    try:
-        document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise _invalid(source, [str(error)]) from None
-    mistakes = [f"unknown: {name}" for name in sorted(document.keys() - {"rule"})]
+    document = (documents.from_yaml if yaml else documents.from_toml)(text, source=source)
+    if not isinstance(document, dict):
+        raise _invalid(source, ["there is no [[rule]]"])
+    mistakes = [f"unknown: {name}" for name in sorted(map(str, document.keys() - {"rule"}))]
     rules: dict[str, Rule] = {}
     tables = document.get("rule")
     if not isinstance(tables, list) or not tables or not all(isinstance(each, dict) for each in tables):
@@ -147,8 +148,8 @@ def _rule(table: Mapping[str, Any]) -> Rule:
     known = {"name", "limits", "mode", "on_failure", "overrides", "batch", "lease", "instances"}
     _only(table, known)
     overrides = table.get("overrides", {})
-    if not isinstance(overrides, dict):
-        raise _bad("overrides", overrides, "a table of limits by key")
+    if not isinstance(overrides, dict) or not all(isinstance(key, str) for key in overrides):
+        raise _bad("overrides", overrides, "a table of limits by key, a string")
     return Rule(
         name=_text(table, "name", ""),
         limits=_limits(table.get("limits")),
@@ -208,7 +209,7 @@ def _text(table: Mapping[str, Any], name: str, default: str) -> str:
 
 
 def _only(table: Mapping[str, Any], known: set[str]) -> None:
-    unknown = sorted(table.keys() - known)
+    unknown = sorted(map(str, table.keys() - known))
     if unknown:
         raise _bad(", ".join(unknown), "this", f"only {', '.join(sorted(known))}")
 

@@ -11,7 +11,8 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import uvicorn
 
 import kvstore
 from kvstore import errors
-from kvstore.apps.ratelimit import rules
+from kvstore.apps.ratelimit import asgi, rules
 from kvstore.apps.ratelimit.limiter import Limiter
 from kvstore.apps.ratelimit.metrics import Metrics
 from kvstore.apps.ratelimit.reloading import RulesFile
@@ -68,12 +69,21 @@ def listening(host: str, port: int) -> socket.socket:
         raise
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Places:
+    """Where to listen; port 0: any that is free."""
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    grpc_port: int | None = None
+    """For Envoy; None: not at all."""
+
+
 async def serve(
     kv: kvstore.Client,
     path: Path,
+    places: Places,
     *,
-    host: str,
-    port: int,
     log: Any,
     started: Callable[[Callable[[], None]], None] = lambda _stop: None,
     look_s: float = 1.0,
@@ -85,15 +95,7 @@ async def serve(
     limiter = Limiter(kv, rules.load(path))
     metrics = Metrics(limiter)
     file = RulesFile(path, limiter, metrics, log=log, look_s=look_s)
-    app = service(kv, limiter, metrics, log=log)
-    config = uvicorn.Config(
-        app,
-        log_config=None,
-        access_log=False,
-        lifespan="off",
-        timeout_graceful_shutdown=_DRAIN_S,
-    )
-    server, loop = _Server(config), asyncio.get_running_loop()
+    server, loop = _server(service(kv, limiter, metrics, log=log)), asyncio.get_running_loop()
 
     def stop() -> None:
         server.should_exit = True
@@ -103,17 +105,42 @@ async def serve(
         signal.SIGINT: stop,
         signal.SIGHUP: file.reload,
     }
-    sockets = [listening(host, port)]
-    for number, act in actions.items():
-        loop.add_signal_handler(number, act)
-    try:
+    sockets = [listening(places.host, places.port)]
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(limiter.close)
+        grpc_port = None
+        if places.grpc_port is not None:
+            grpc_port = await stack.enter_async_context(_envoy(limiter, metrics, places, log=log))
+        for number, act in actions.items():
+            loop.add_signal_handler(number, act)
+            stack.callback(loop.remove_signal_handler, number)
         async with asyncio.TaskGroup() as tasks:
             following = tasks.create_task(file.follow())
-            log.info("serving", host=host, port=sockets[0].getsockname()[1], rules=sorted(limiter.rules))
+            port = sockets[0].getsockname()[1]
+            log.info("serving", host=places.host, port=port, grpc_port=grpc_port, rules=sorted(limiter.rules))
             started(stop)
             await server.serve(sockets)
             following.cancel()
-    finally:
-        for number in actions:
-            loop.remove_signal_handler(number)
     log.info("stopped")
+
+
+def _server(app: asgi.App) -> _Server:
+    return _Server(
+        uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            timeout_graceful_shutdown=_DRAIN_S,
+        )
+    )
+
+
+def _envoy(
+    limiter: Limiter, metrics: Metrics, places: Places, *, log: Any
+) -> AbstractAsyncContextManager[int]:
+    from kvstore.apps.ratelimit import envoy  # noqa: PLC0415  grpcio is large, and only this needs it
+
+    assert places.grpc_port is not None
+    answering = envoy.RateLimitService(limiter, metrics, log=log)
+    return envoy.listening(answering, host=places.host, port=places.grpc_port, drain_s=_DRAIN_S)

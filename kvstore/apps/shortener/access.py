@@ -10,15 +10,19 @@ import hashlib
 import hmac
 import re
 import secrets
-from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+import kvstore
 from kvstore import errors
+from kvstore.apps.ratelimit import Algorithm, Limit, Limiter, Mode, OnFailure, Rule
+from kvstore.apps.shortener.problems import TooMany
 
 COOKIE = "kv_shortener"
 _KEY_LENGTH_MIN = 16
-_CLIENTS_MAX = 50_000
+_RULE = "shortener-create"
+BATCH_MAX = 50
+_LEASE_US = 10_000_000
 _OWNER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}\Z")
 _COOKIE = re.compile(r"[A-Za-z0-9_-]{43}\Z")
 
@@ -79,26 +83,41 @@ class Visitor:
         return not self.new and hmac.compare_digest(token.encode(), self.form_token.encode())
 
 
-class Limiter:
-    """Token buckets by client: a rate a minute, half of it at once. A large request leaves a debt."""
+class Creations:
+    """How much each client may create: a token bucket of the rate limiter, one for all services together.
 
-    def __init__(self, per_minute: int, monotonic: Callable[[], float]) -> None:
-        self._per_s = per_minute / 60
-        self._burst = max(per_minute / 2, 1.0)
-        self._monotonic = monotonic
-        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+    Exact up to a limit of two a second. Above that each service takes what a client may make in a second at
+    once, up to BATCH_MAX, and the limit may be exceeded by that much for each service.
+    """
 
-    def take(self, client: str, count: int) -> float:
-        """0 when it may go on, else the seconds to wait."""
-        now = self._monotonic()
-        tokens, seen = self._buckets.get(client, (self._burst, now))
-        tokens = min(self._burst, tokens + (now - seen) * self._per_s)
-        allowed = tokens >= 1
-        self._buckets[client] = (tokens - count if allowed else tokens, now)
-        self._buckets.move_to_end(client)
-        while len(self._buckets) > _CLIENTS_MAX:
-            self._buckets.popitem(last=False)
-        return 0.0 if allowed else (1 - tokens) / self._per_s
+    def __init__(self, kv: kvstore.Client, *, per_minute: int, burst: int) -> None:
+        limit = Limit(
+            algorithm=Algorithm.TOKEN_BUCKET, amount=per_minute, period_us=60_000_000, burst=burst
+        )
+        batch = min(per_minute // 60, burst, BATCH_MAX)
+        rule = Rule(
+            name=_RULE,
+            limits=(limit,),
+            mode=Mode.LOCAL if batch > 1 else Mode.STRICT,
+            batch=max(batch, 1),
+            lease_us=_LEASE_US,
+            # Without the store nothing can be created anyway, and that is better told as such.
+            on_failure=OnFailure.OPEN,
+        )
+        self._burst = burst
+        self._limiter = Limiter(kv, {_RULE: rule})
+
+    async def admit(self, client: str, count: int = 1) -> None:
+        """Let a client create, or not now. Raises TooMany."""
+        if count > self._burst:
+            raise TooMany(f"at most {self._burst} links at once", retry_after=60)
+        outcome = await self._limiter.check(_RULE, client, count)
+        if not outcome:
+            raise TooMany("wait a moment", retry_after=outcome.retry_after_s or 60)
+
+    async def close(self) -> None:
+        """End what the limiter does beside its callers."""
+        await self._limiter.close()
 
 
 def _digest(text: str) -> str:

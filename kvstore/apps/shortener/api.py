@@ -39,7 +39,7 @@ async def create_link(
     idempotency_key: IdempotencyKey = None,
 ) -> LinkOut:
     """201 and the link; 200 when `dedupe` found one that was there."""
-    service.admit(f"owner {owner}")
+    await service.creations.admit(f"owner {owner}")
     made = await service.links.create(owner, body.wish(), idempotency_key=idempotency_key)
     response.headers["Location"] = f"/api/links/{quote(made.link.code)}"
     response.status_code = 201 if made.new else 200
@@ -51,7 +51,7 @@ async def create_links(
     body: BulkLinks, service: InService, owner: ByOwner, idempotency_key: IdempotencyKey = None
 ) -> BulkOut:
     """Each for itself: 200, and the status of each in its place."""
-    service.admit(f"owner {owner}", len(body.links))
+    await service.creations.admit(f"owner {owner}", len(body.links))
     wishes = [link.wish() for link in body.links]
     outcomes = await create_many(service.links, owner, wishes, idempotency_key=idempotency_key)
     results: list[BulkItem] = []

@@ -19,7 +19,7 @@ from starlette.exceptions import HTTPException
 import kvstore
 from kvstore import errors
 from kvstore.apps.shortener import api, visits, web
-from kvstore.apps.shortener.access import ApiKeys, Limiter
+from kvstore.apps.shortener.access import ApiKeys, Creations
 from kvstore.apps.shortener.answers import on_error
 from kvstore.apps.shortener.clicks import Clicks
 from kvstore.apps.shortener.clock import wall_ms
@@ -41,7 +41,7 @@ def create_app(
     keys: Mapping[str, str],
     log: AccessLog | None = None,
     now_ms: Callable[[], int] = wall_ms,
-) -> FastAPI:
+) -> Door:
     """An application over a client of the raw codec. `keys`: owners by API key. Raises errors.BadOption."""
     api_keys = ApiKeys(keys)
 
@@ -56,6 +56,7 @@ def create_app(
                 yield
             finally:
                 stop.set()
+        await service.creations.close()
 
     app = FastAPI(
         title="kvstore shortener",
@@ -64,11 +65,6 @@ def create_app(
         docs_url="/api/docs",
         redoc_url=None,
         openapi_url="/api/openapi.json",
-    )
-    app.add_middleware(
-        Door,
-        meters=lambda: app.state.service.meters if hasattr(app.state, "service") else None,
-        log=log,
     )
     for kind in (Problem, errors.KVError, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(kind, on_error)
@@ -82,7 +78,7 @@ def create_app(
     if options.web:
         app.include_router(web.router)
     app.include_router(visits.router)
-    return app
+    return Door(app, service=lambda: getattr(app.state, "service", None), log=log)
 
 
 def _assembled(
@@ -90,14 +86,14 @@ def _assembled(
 ) -> Service:
     monotonic = asyncio.get_running_loop().time
     links = Links(kv, options, now_ms=now_ms, monotonic=monotonic)
-    clicks = Clicks(kv, flush_s=options.flush_s)
+    clicks = Clicks(kv, flush_s=options.flush_s, monotonic=monotonic, counters_per_s=options.counters_per_s)
     return Service(
         kv=kv,
         options=options,
         keys=keys,
         links=links,
         clicks=clicks,
-        limiter=Limiter(options.creations_per_minute, monotonic),
+        creations=Creations(kv, per_minute=options.creations_per_minute, burst=options.creations_burst),
         meters=Meters(links.cache, clicks),
         now_ms=now_ms,
     )

@@ -1,4 +1,4 @@
-"""Bars as inline SVG, with the numbers for those who do not see them. Pure: rows in, markup out."""
+"""Charts as markup that grows with the page: bars are drawn, all text is text. Pure: rows in, markup out."""
 
 from __future__ import annotations
 
@@ -8,59 +8,59 @@ from markupsafe import Markup
 
 from kvstore.apps.shortener.stats import Row
 
-_WIDTH, _HEIGHT, _BASE = 640, 140, 120
-_ROW, _LABEL = 26, 190
+_WIDTH, _HEIGHT = 640, 110
 
 
 def columns(rows: Sequence[Row], *, title: str) -> Markup:
-    """Upright bars over time, oldest left."""
+    """Upright bars over time, oldest left; and the same as a table that anybody can open."""
     most = max((n for _, n in rows), default=0)
     step = _WIDTH / max(len(rows), 1)
     bars = [
         Markup(
             '<rect x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"><title>{}: {}</title></rect>'
         ).format(
-            at * step + 1, _BASE - _scaled(n, most, 110), max(step - 2, 1), _scaled(n, most, 110), name, n
+            at * step + 1,
+            _HEIGHT - _share(n, most, _HEIGHT),
+            max(step - 2, 1),
+            _share(n, most, _HEIGHT),
+            name,
+            n,
         )
         for at, (name, n) in enumerate(rows)
+        if n
     ]
-    ends = [
-        Markup('<text x="{}" y="136" text-anchor="{}">{}</text>').format(x, anchor, name)
-        for x, anchor, name in (((0, "start", rows[0][0]), (_WIDTH, "end", rows[-1][0])) if rows else ())
-    ]
-    return _figure(title, _HEIGHT, [*bars, *ends], rows)
+    first, last = (rows[0][0], rows[-1][0]) if rows else ("", "")
+    summary = f"{title}: {sum(n for _, n in rows)} clicks"
+    return (
+        Markup("<figure><figcaption>{}</figcaption>").format(title)
+        + Markup('<svg class="columns" viewBox="0 0 {} {}" preserveAspectRatio="none" ').format(
+            _WIDTH, _HEIGHT
+        )
+        + Markup('role="img" aria-label="{}">{}</svg>').format(summary, Markup("").join(bars))
+        + Markup('<p class="ends"><small>{}</small><small>at most {}</small><small>{}</small></p>').format(
+            first, most, last
+        )
+        + Markup("<details><summary>{} as a table</summary><table>{}</table></details></figure>").format(
+            title,
+            Markup("").join(
+                Markup("<tr><th scope=row>{}</th><td>{}</td></tr>").format(name, n) for name, n in rows if n
+            ),
+        )
+    )
 
 
 def lines(rows: Sequence[Row], *, title: str) -> Markup:
-    """Lying bars with names, most first."""
+    """A table with lying bars, most first."""
     most = max((n for _, n in rows), default=0)
-    marks: list[Markup] = []
-    for at, (name, n) in enumerate(rows):
-        length = _scaled(n, most, _WIDTH - _LABEL - 80)
-        y = at * _ROW
-        marks += [
-            Markup('<text x="0" y="{}">{}</text>').format(y + 17, _short(name)),
-            Markup('<rect x="{}" y="{}" width="{:.1f}" height="18"/>').format(_LABEL, y + 3, length),
-            Markup('<text x="{:.1f}" y="{}">{}</text>').format(_LABEL + length + 6, y + 17, n),
-        ]
-    return _figure(title, max(len(rows), 1) * _ROW + 4, marks, rows)
-
-
-def _figure(title: str, height: int, marks: Sequence[Markup], rows: Sequence[Row]) -> Markup:
-    """The picture, and the same as a table that anybody can open."""
-    head = Markup('<figure><figcaption>{}</figcaption><svg viewBox="0 0 {} {}" role="img" aria-label="{}">')
     body = Markup("").join(
-        Markup("<tr><th scope=row>{}</th><td>{}</td></tr>").format(name, n) for name, n in rows if n
+        Markup(
+            '<tr><th scope=row>{}</th><td class="bar"><svg aria-hidden="true">'
+            '<rect width="{:.1f}%" height="100%"/></svg></td><td class="number">{}</td></tr>'
+        ).format(name, _share(n, most, 100), n)
+        for name, n in rows
     )
-    table = Markup("<details><summary>{} as a table</summary><table>{}</table></details>").format(title, body)
-    summary = f"{title}: {sum(n for _, n in rows)} clicks"
-    picture = head.format(title, _WIDTH, height, summary) + Markup("").join(marks) + Markup("</svg>")
-    return picture + table + Markup("</figure>")
+    return Markup('<table class="lines"><caption>{}</caption>{}</table>').format(title, body)
 
 
-def _scaled(n: int, most: int, length: int) -> float:
-    return n / most * length if most > 0 and n > 0 else 0.0
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= 24 else name[:23] + "…"
+def _share(n: int, most: int, whole: int) -> float:
+    return n / most * whole if most > 0 and n > 0 else 0.0

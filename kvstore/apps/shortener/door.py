@@ -1,16 +1,20 @@
-"""What every request passes: a size limit, headers, the access log, the meters. Plain ASGI, no buffering."""
+"""What every request passes: a size limit, headers, the access log, the meters; plain redirects end here.
+
+Plain ASGI, no buffering.
+"""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
+from time import perf_counter
 from typing import Any
 
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from kvstore.apps.shortener.metering import Meters
+from kvstore.apps.shortener.redirects import Redirect, follow
+from kvstore.apps.shortener.service import Service
 
 BODY_BYTES_MAX = 512 * 1024
 """A hundred links with long addresses."""
@@ -19,11 +23,11 @@ AccessLog = Callable[[dict[str, Any]], None]
 
 
 class Door:
-    """Wraps the application. `meters` is asked for late: the service exists once the application runs."""
+    """Wraps the application. `service` is asked for late: it exists once the application runs."""
 
-    def __init__(self, app: ASGIApp, *, meters: Callable[[], Meters | None], log: AccessLog | None) -> None:
+    def __init__(self, app: ASGIApp, *, service: Callable[[], Service | None], log: AccessLog | None) -> None:
         self._app = app
-        self._meters = meters
+        self._service = service
         self._log = log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -31,8 +35,25 @@ class Door:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        loop = asyncio.get_running_loop()
-        began, status, taken = loop.time(), 0, 0
+        began = perf_counter()  # a loop's clock may count whole milliseconds
+        service = self._service()
+        redirect = None if service is None else await follow(scope, service)
+        if redirect is None:
+            await self._pass(scope, receive, send, began)
+        else:
+            await self._redirect(scope, send, redirect, began)
+
+    async def _redirect(self, scope: Scope, send: Send, redirect: Redirect, began: float) -> None:
+        try:
+            await send(
+                {"type": "http.response.start", "status": redirect.status, "headers": redirect.headers}
+            )
+            await send({"type": "http.response.body", "body": b""})
+        finally:
+            self._tell(scope, _VISIT, redirect.status, began)
+
+    async def _pass(self, scope: Scope, receive: Receive, send: Send, began: float) -> None:
+        status = taken = 0
 
         async def limited() -> Message:
             nonlocal taken
@@ -56,14 +77,15 @@ class Door:
         try:
             await self._app(scope, limited, marked)
         finally:
-            self._tell(scope, status or 500, loop.time() - began)
+            route = getattr(scope.get("route"), "path", "none")
+            self._tell(scope, route, status or 500, began)
 
-    def _tell(self, scope: Scope, status: int, seconds: float) -> None:
-        route = getattr(scope.get("route"), "path", "none")
+    def _tell(self, scope: Scope, route: str, status: int, began: float) -> None:
+        seconds = perf_counter() - began
         method = scope["method"] if scope["method"] in _METHODS else "other"
-        meters = self._meters()
-        if meters is not None:
-            meters.request(route=route, method=method, status=status, seconds=seconds)
+        service = self._service()
+        if service is not None:
+            service.meters.request(route=route, method=method, status=status, seconds=seconds)
         if self._log is not None:
             client = scope.get("client")
             self._log(
@@ -79,4 +101,5 @@ class Door:
             )
 
 
+_VISIT = "/{name}"
 _METHODS = frozenset({"GET", "HEAD", "POST", "PATCH", "DELETE", "PUT", "OPTIONS"})

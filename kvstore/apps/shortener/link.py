@@ -3,9 +3,10 @@
     url/l/CODE              register: the link
     url/p/OWNER/PAGE        register: codes of an owner's links; page 0 also knows the last page
     url/r/OWNER/HASH        register: a reservation (Idempotency-Key, or one URL with dedupe)
-    url/c/ID/...            PN counters of clicks        (see `clicks`)
-    url/n/ID                register: which referrers, countries and days have counters
+    url/c/ID/...            PN counters of clicks        (see `counting`)
+    url/n/ID                register: which referrers and countries have counters
     url/m/ID                register: clicks spent of `max_clicks`
+    url/j/...               clicks that are not counted yet     (see `journal`)
 
 Clicks hang on the link's id, not on its code: who claims a freed alias does not inherit its numbers.
 """
@@ -13,7 +14,7 @@ Clicks hang on the link's id, not on its code: who claims a freed alias does not
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
 _PREFIX = "url"
@@ -44,9 +45,12 @@ class Link:
         return self.expires_ms is not None and self.expires_ms <= now_ms
 
 
+_USUAL = {each.name: each.default for each in fields(Link) if each.default is not MISSING}
+
+
 def encode(link: Link) -> bytes:
-    """A link's bytes; the same for the same link."""
-    plain = {"v": FORMAT, **asdict(link)}
+    """A link's bytes; the same for the same link. What is as usual is left out."""
+    plain = {"v": FORMAT} | {name: value for name, value in asdict(link).items() if value != _USUAL.get(name)}
     return json.dumps(plain, separators=(",", ":"), sort_keys=True, ensure_ascii=False).encode()
 
 
@@ -89,3 +93,13 @@ def names_key(link_id: str) -> str:
 def spent_key(link_id: str) -> str:
     """Where the exact count for `max_clicks` is."""
     return f"{_PREFIX}/m/{link_id}"
+
+
+def journal_key(name: str) -> str:
+    """Where a journal's state is; of no name: where the names of all are."""
+    return f"{_PREFIX}/j/{name}" if name else f"{_PREFIX}/j"
+
+
+def record_key(name: str, number: int) -> str:
+    """Where a record of a journal is."""
+    return f"{_PREFIX}/j/{name}/{number}"

@@ -117,7 +117,7 @@ class Links:
             if done:
                 with suppress(errors.KVError):  # the link is gone; a list entry without it is skipped
                     await self._owned.remove(owner, link.page, (code, link.id))
-                    await stats.forget_stats(self._kv, link.id)
+                    await stats.forget_stats(self._kv, link, self._now_ms())
                 return
         raise errors.Contended(key=repr(code), timeout_ms=0)
 
@@ -133,7 +133,7 @@ class Links:
     async def stats(self, owner: str, code: str) -> tuple[Link, stats.Stats]:
         """An owner's link with its clicks. Raises NoSuchLink."""
         link = await self.get(owner, code)
-        return link, await stats.read_stats(self._kv, link.id, self._now_ms())
+        return link, await stats.read_stats(self._kv, link, self._now_ms())
 
     # --- visitors -----------------------------------------------------------------------
 

@@ -29,12 +29,14 @@ class _Inside(Collector):
             ("cache_reads", "Links read from the store", self._cache.reads),
             ("clicks_noted", "Clicks counted in memory", self._clicks.noted),
             ("clicks_dropped", "Clicks not counted, for want of room", self._clicks.dropped),
-            ("click_writes_failed", "Writes of counters that were tried again", self._clicks.failed),
+            ("click_writes_failed", "Writes of clicks that were tried again", self._clicks.failed),
         ):
             yield CounterMetricFamily(f"kv_shortener_{name}", about, value=value)
-        yield GaugeMetricFamily(
-            "kv_shortener_clicks_waiting", "Clicks in memory that are not written", value=self._clicks.waiting
-        )
+        for name, about, waiting in (
+            ("clicks_waiting", "Clicks in memory that are not written", self._clicks.waiting),
+            ("journal_waiting", "Records of clicks that are not counted", self._clicks.journal_waiting),
+        ):
+            yield GaugeMetricFamily(f"kv_shortener_{name}", about, value=waiting)
 
 
 class Meters:
@@ -54,10 +56,17 @@ class Meters:
             buckets=_BUCKETS,
         )
 
+        self._known: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
+        """By labels: looking them up costs more than counting."""
+
     def request(self, *, route: str, method: str, status: int, seconds: float) -> None:
         """Count one."""
-        self._requests.labels(route, method, str(status)).inc()
-        self._seconds.labels(route).observe(seconds)
+        found = self._known.get((route, method, status))
+        if found is None:
+            found = self._requests.labels(route, method, str(status)), self._seconds.labels(route)
+            self._known[route, method, status] = found
+        found[0].inc()
+        found[1].observe(seconds)
 
     def text(self) -> bytes:
         """All of them."""

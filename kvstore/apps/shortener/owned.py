@@ -11,15 +11,20 @@ from __future__ import annotations
 import asyncio
 import json
 import zlib
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import kvstore
+from kvstore import errors
 from kvstore.apps.shortener.link import page_key
 from kvstore.apps.shortener.problems import BadField
 
 PAGE_LINKS_MAX = 200
 _STRIPES = 64
 _CHANGE_S = 10.0
+_ENDS_KEPT = 1_000
 Listed = tuple[str, str]
 """(code, id)."""
 
@@ -32,41 +37,111 @@ def _packed(entries: list[Listed]) -> bytes:
     return json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
 
 
+@dataclass(frozen=True, slots=True)
+class _End:
+    """The last page of an owner, as we left it."""
+
+    page: int
+    version: int
+    entries: tuple[Listed, ...]
+
+
+@dataclass(slots=True, eq=False)
+class _Batch:
+    """Entries of one owner that are written together."""
+
+    left: list[Listed] = field(default_factory=list[Listed])
+    pages: dict[Listed, int] = field(default_factory=dict[Listed, int])
+    failure: errors.KVError | None = None
+
+
 class OwnedLists:
     """Lists of all owners."""
 
     def __init__(self, kv: kvstore.Client) -> None:
         self._kv = kv
-        # One owner's changes in this process queue up here, instead of beating each other in the store.
+        # One owner's changes in this process queue up here, instead of beating each other in the store;
+        # additions that queue are then made together.
         self._locks = [asyncio.Lock() for _ in range(_STRIPES)]
+        self._batches: dict[str, _Batch] = {}
+        self._ends: OrderedDict[str, _End] = OrderedDict()
 
     def _lock(self, owner: str) -> asyncio.Lock:
         return self._locks[zlib.crc32(owner.encode()) % _STRIPES]
 
     async def add(self, owner: str, entry: Listed) -> int:
         """Append; once, however often it is asked. Returns the page."""
+        batch = self._batches.setdefault(owner, _Batch())
+        batch.left.append(entry)
         async with self._lock(owner):
-            while True:
-                page = await self._last(owner)
-                if await self._added(owner, page, entry):
-                    return page
-                await self._turn(owner, page + 1)
+            if entry not in batch.pages and batch.failure is None:
+                # First of those who came while the last batch was written: we write for all of them.
+                if self._batches.get(owner) is batch:
+                    del self._batches[owner]
+                try:
+                    await self._write(owner, batch)
+                except errors.KVError as failure:
+                    batch.failure = failure
+        if batch.failure is not None:
+            raise batch.failure
+        return batch.pages[entry]
 
-    async def _added(self, owner: str, page: int, entry: Listed) -> bool:
-        fits = True
+    async def _write(self, owner: str, batch: _Batch) -> None:
+        if await self._appended(owner, batch):
+            return
+        while True:
+            page = await self._last(owner)
+            there = await self._added(owner, page, batch.left)
+            batch.pages |= dict.fromkeys(there, page)
+            batch.left = [entry for entry in batch.left if entry not in batch.pages]
+            if not batch.left:
+                return
+            await self._turn(owner, page + 1)
+
+    async def _appended(self, owner: str, batch: _Batch) -> bool:
+        """To the page as we left it, in one round; False when somebody else was there, or it is full."""
+        known = self._ends.pop(owner, None)
+        if known is None or len(known.entries) + len(batch.left) > PAGE_LINKS_MAX:
+            return False
+        entries = [*known.entries, *(entry for entry in batch.left if entry not in known.entries)]
+        done = await self._kv.cas(
+            page_key(owner, known.page),
+            new=_packed(entries),
+            expected_version=known.version,
+            timeout=_CHANGE_S,
+        )
+        if not done:
+            return False
+        self._remember(owner, _End(known.page, done.version, tuple(entries)))
+        batch.pages |= dict.fromkeys(batch.left, known.page)
+        return True
+
+    def _remember(self, owner: str, end: _End) -> None:
+        self._ends[owner] = end
+        self._ends.move_to_end(owner)
+        while len(self._ends) > _ENDS_KEPT:
+            self._ends.popitem(last=False)
+
+    async def _added(self, owner: str, page: int, new: Sequence[Listed]) -> set[Listed]:
+        there: set[Listed] = set()
+        entries: list[Listed] = []
 
         def change(data: Any) -> bytes:
-            nonlocal fits
+            nonlocal there, entries
             entries = _entries(data)
-            fits = entry in entries or len(entries) < PAGE_LINKS_MAX
-            return _packed(entries if entry in entries or not fits else [*entries, entry])
+            more = [entry for entry in dict.fromkeys(new) if entry not in entries]
+            entries += more[: max(PAGE_LINKS_MAX - len(entries), 0)]
+            there = set(entries).intersection(new)
+            return _packed(entries)
 
-        await self._kv.update(page_key(owner, page), change, timeout=_CHANGE_S)
-        return fits
+        done = await self._kv.update(page_key(owner, page), change, timeout=_CHANGE_S)
+        self._remember(owner, _End(page, done.version, tuple(entries)))
+        return there
 
     async def remove(self, owner: str, page: int, entry: Listed) -> None:
         """Take an entry out."""
         async with self._lock(owner):
+            self._ends.pop(owner, None)
             await self._kv.update(
                 page_key(owner, page),
                 lambda data: _packed([each for each in _entries(data) if each != entry]),

@@ -52,13 +52,17 @@ class Reservation:
 async def settled(
     kv: kvstore.Client, change: Awaitable[kvstore.Applied | kvstore.NotApplied]
 ) -> kvstore.Applied | kvstore.NotApplied:
-    """A change whose unknown outcome is made a fact. Raises errors.KVError when even that cannot be had."""
+    """A change, its unknown outcome made a fact. Raises errors.Unresolved when even that cannot be had."""
     try:
         return await change
-    except errors.Unresolved as error:
-        if error.operation is None:
+    except errors.Unresolved as unknown:
+        if unknown.operation is None:
             raise
-        return await kv.resolve(error.operation)
+        try:
+            return await kv.resolve(unknown.operation)
+        except errors.KVError:
+            # Not what came of asking: a refusal of the question is no refusal of the change.
+            raise unknown from None
 
 
 async def found_at(kv: kvstore.Client, key: str) -> tuple[bytes, int] | None:

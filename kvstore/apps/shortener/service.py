@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated
@@ -10,12 +9,12 @@ from typing import Annotated
 from fastapi import Depends, Header, Request
 
 import kvstore
-from kvstore.apps.shortener.access import COOKIE, ApiKeys, Limiter, Visitor
+from kvstore.apps.shortener.access import COOKIE, ApiKeys, Creations, Visitor
 from kvstore.apps.shortener.clicks import Clicks
 from kvstore.apps.shortener.links import Links
 from kvstore.apps.shortener.metering import Meters
 from kvstore.apps.shortener.options import ShortenerOptions
-from kvstore.apps.shortener.problems import NotSignedIn, TooMany
+from kvstore.apps.shortener.problems import NotSignedIn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,15 +26,9 @@ class Service:
     keys: ApiKeys
     links: Links
     clicks: Clicks
-    limiter: Limiter
+    creations: Creations
     meters: Meters
     now_ms: Callable[[], int]
-
-    def admit(self, client: str, count: int = 1) -> None:
-        """Let a client create, or not now. Raises TooMany."""
-        wait_s = self.limiter.take(client, count)
-        if wait_s > 0:
-            raise TooMany("wait a moment", retry_after=math.ceil(wait_s))
 
 
 def service_of(request: Request) -> Service:

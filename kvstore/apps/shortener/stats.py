@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import kvstore
 from kvstore import errors
 from kvstore.apps.shortener import visitors
-from kvstore.apps.shortener.clicks import hour_of, names_of
-from kvstore.apps.shortener.link import counter_key, names_key, spent_key
+from kvstore.apps.shortener.counting import hour_of, names_of
+from kvstore.apps.shortener.link import Link, counter_key, names_key, spent_key
 
 DAYS_SHOWN, HOURS_SHOWN = 30, 48
 _READERS = 16
@@ -33,32 +34,36 @@ class Stats:
     devices: tuple[Row, ...]
 
 
-async def read_stats(kv: kvstore.Client, link_id: str, now_ms: int) -> Stats:
-    """Read a link's counters; counters of days without clicks are not asked for."""
-    names = await names_of(kv, link_id)
+async def read_stats(kv: kvstore.Client, link: Link, now_ms: int) -> Stats:
+    """Read a link's counters, of no hour before it was made."""
+    names = await names_of(kv, link.id)
     days = [hour_of(now_ms - ago * _DAY_MS)[:8] for ago in reversed(range(DAYS_SHOWN))]
     hours = [hour_of(now_ms - ago * _HOUR_MS) for ago in reversed(range(HOURS_SHOWN))]
+    first = hour_of(link.created_ms - _HOUR_MS)  # clocks of two processes differ a little
     asked = [
-        "t",
-        *(f"d/{day}" for day in days if day in names.days),
-        *(f"h/{hour}" for hour in hours if hour[:8] in names.days),
+        *(f"d/{day}" for day in days if day >= first[:8]),
+        *(f"h/{hour}" for hour in hours if hour >= first),
         *(f"r/{name}" for name in sorted(names.referrers)),
         *(f"g/{name}" for name in sorted(names.countries)),
         *(f"v/{name}" for name in visitors.DEVICES),
     ]
-    counts = await _counted(kv, link_id, asked)
+    counts = await _counted(kv, link.id, asked)
+    total = sum(counts[f"v/{name}"] for name in visitors.DEVICES)
     return Stats(
-        total=counts["t"],
+        total=total,
         days=tuple((f"{day[:4]}-{day[4:6]}-{day[6:]}", counts.get(f"d/{day}", 0)) for day in days),
         hours=tuple((f"{h[:4]}-{h[4:6]}-{h[6:8]}T{h[8:]}", counts.get(f"h/{h}", 0)) for h in hours),
-        referrers=_most(counts, "r/"),
-        countries=_most(counts, "g/"),
-        devices=_most(counts, "v/"),
+        referrers=_most(counts, "r/", total, visitors.DIRECT),
+        countries=_most(counts, "g/", total, visitors.UNKNOWN),
+        devices=_most(counts, "v/", total, visitors.OTHER),
     )
 
 
-def _most(counts: dict[str, int], prefix: str) -> tuple[Row, ...]:
-    rows = [(name.removeprefix(prefix), n) for name, n in counts.items() if name.startswith(prefix) and n > 0]
+def _most(counts: dict[str, int], prefix: str, total: int, usual: str) -> tuple[Row, ...]:
+    """Most first; what no counter has is `usual`."""
+    found = Counter({name.removeprefix(prefix): n for name, n in counts.items() if name.startswith(prefix)})
+    found[usual] += total - found.total()
+    rows = [(name, n) for name, n in found.items() if n > 0]
     return tuple(sorted(rows, key=lambda row: (-row[1], row[0])))
 
 
@@ -84,21 +89,20 @@ async def _counted(kv: kvstore.Client, link_id: str, asked: Sequence[str]) -> di
     raise failure
 
 
-async def forget_stats(kv: kvstore.Client, link_id: str) -> None:
+async def forget_stats(kv: kvstore.Client, link: Link, now_ms: int) -> None:
     """Delete a link's counters. Raises errors.KVError; what is left then is never read again."""
-    names = await names_of(kv, link_id)
-    days = sorted(names.days)
+    names = await names_of(kv, link.id)
+    first, last = (link.created_ms - _HOUR_MS) // _HOUR_MS, now_ms // _HOUR_MS
+    hours = [hour_of(hour * _HOUR_MS) for hour in range(first, last + 1)]
     parts = [
-        "t",
-        *(f"d/{day}" for day in days),
-        *(f"h/{day}{hour:02}" for day in days for hour in range(24)),
+        *(f"d/{day}" for day in sorted({hour[:8] for hour in hours})),
+        *(f"h/{hour}" for hour in hours),
         *(f"r/{name}" for name in sorted(names.referrers)),
         *(f"g/{name}" for name in sorted(names.countries)),
         *(f"v/{name}" for name in visitors.DEVICES),
     ]
-    if names.days:
-        await kv.delete_many([counter_key(link_id, part) for part in parts])
-        await kv.delete_if(names_key(link_id), expected_value=names.encode())
-    entry = await kv.get(spent_key(link_id))
-    if entry is not None:
-        await kv.delete_if(spent_key(link_id), expected_value=entry.value)
+    await kv.delete_many([counter_key(link.id, part) for part in parts])
+    for key in (names_key(link.id), spent_key(link.id)):
+        entry = await kv.get(key)
+        if entry is not None:
+            await kv.delete_if(key, expected_value=entry.value)

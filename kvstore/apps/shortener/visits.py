@@ -9,11 +9,10 @@ import segno
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from kvstore.apps.shortener import aliases, visitors
-from kvstore.apps.shortener.clicks import Click, hour_of
-from kvstore.apps.shortener.link import Link
+from kvstore.apps.shortener import aliases
 from kvstore.apps.shortener.pages import page
 from kvstore.apps.shortener.problems import NoSuchLink
+from kvstore.apps.shortener.redirects import FAILURE, click_of, redirect_to
 from kvstore.apps.shortener.service import InService, Service
 
 router = APIRouter(tags=["visits"])
@@ -41,6 +40,8 @@ async def _answer(name: str, request: Request, service: Service) -> Response:
             stem, suffix = name.removesuffix(each), each
     if len(name) > _NAME_MAX or not stem.replace("-", "").replace("_", "").isalnum():
         raise NoSuchLink("no link has this code")
+    if (failure := request.scope.get(FAILURE)) is not None:
+        raise failure
     link = await service.links.resolve(stem)
     if suffix == "+":
         return page("preview.html", link=link, short_url=service.options.short_url(link.code))
@@ -48,31 +49,9 @@ async def _answer(name: str, request: Request, service: Service) -> Response:
         return _qr(service.options.short_url(link.code), suffix)
     if request.method != "HEAD":
         await service.links.spend(link)
-        _note(link, request, service)
-    return _redirect(link, service)
-
-
-def _redirect(link: Link, service: Service) -> Response:
-    headers = {"location": link.url, "referrer-policy": "no-referrer", "cache-control": "no-store"}
-    if link.permanent:
-        age_s = service.options.permanent_age_s
-        if link.expires_ms is not None:
-            age_s = min(age_s, (link.expires_ms - service.now_ms()) // 1000)
-        headers["cache-control"] = f"public, max-age={max(age_s, 0)}"
-    return Response(status_code=301 if link.permanent else 302, headers=headers)
-
-
-def _note(link: Link, request: Request, service: Service) -> None:
-    headers = request.headers
-    service.clicks.note(
-        Click(
-            link.id,
-            hour_of(service.now_ms()),
-            visitors.referrer_host(headers.get("referer")),
-            visitors.country(headers.get(service.options.country_header)),
-            visitors.device(headers.get("user-agent")),
-        )
-    )
+        service.clicks.note(click_of(link, request.scope["headers"], service))
+    status, headers = redirect_to(link, service)
+    return Response(status_code=status, headers={name.decode(): value.decode() for name, value in headers})
 
 
 def _qr(short_url: str, suffix: str) -> Response:

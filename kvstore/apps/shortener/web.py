@@ -17,11 +17,13 @@ from kvstore.apps.shortener.charts import columns, lines
 from kvstore.apps.shortener.pages import page
 from kvstore.apps.shortener.problems import BadField, Problem, WrongOrigin
 from kvstore.apps.shortener.service import ByVisitor, InService, Service, client_address
+from kvstore.apps.shortener.visitors import UNKNOWN
 from kvstore.apps.shortener.wishes import Wish
 
 router = APIRouter(include_in_schema=False)
 LIFETIMES = {"": "for ever", "3600": "an hour", "86400": "a day", "604800": "a week", "2592000": "30 days"}
 _PAGE_LINKS = 20
+_COUNTRIES = {UNKNOWN: "not known"}
 _COOKIE_S = 365 * 86_400
 _TEXT_MAX = 5_000
 Text = Annotated[str, Form(max_length=_TEXT_MAX)]
@@ -53,7 +55,7 @@ async def create(
     try:
         if lifetime not in LIFETIMES:
             raise BadField("choose how long it lives", field="lifetime")
-        service.admit(f"address {client_address(request, service.options)}")
+        await service.creations.admit(f"address {client_address(request, service.options)}")
         wish = Wish(
             url=url.strip(),
             alias=alias.strip() or None,
@@ -76,7 +78,7 @@ async def show(code: str, service: InService, visitor: ByVisitor) -> Response:
             lines(rows[:10], title=title)
             for title, rows in (
                 ("Where from", stats.referrers),
-                ("Countries", stats.countries),
+                ("Countries", [(_COUNTRIES.get(name, name), n) for name, n in stats.countries]),
                 ("Devices", stats.devices),
             )
             if rows
