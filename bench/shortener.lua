@@ -1,6 +1,7 @@
 -- Redirects for wrk: asks for one of N codes, and checks the Location of every single answer.
--- Arguments: N, "uniform" or "zipf" (s = 1), the length of the padding of targets; see shortener.py.
--- One connection a thread (-t equal to -c): so the answer belongs to the request before it.
+-- Arguments: N, "uniform" or "zipf" (s = 1), the length of the padding of targets, and "exact" or "form".
+-- exact: the target of the code that was asked for. That needs one connection a thread (-t equal to -c), so
+-- that an answer belongs to the request before it. form: the target of any code. See shortener.py.
 local links, spread, pad = 1, "uniform", ""
 local alphabet = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 local threads = {}
@@ -15,6 +16,7 @@ end
 function init(args)
   links, spread, pad = tonumber(args[1]), args[2], string.rep("x", tonumber(args[3]))
   math.randomseed(seed * 7919)
+  exact = args[4] == "exact"
   wrong, strange = 0, 0
 end
 
@@ -42,9 +44,11 @@ end
 function response(status, headers, body)
   if status ~= 302 then
     strange = strange + 1
-  elseif (headers["location"] or headers["Location"]) ~= "https://example.com/" .. asked .. "/" .. pad then
-    wrong = wrong + 1
+    return
   end
+  local where = headers["location"] or headers["Location"] or ""
+  local code = exact and asked or where:sub(21, 27)
+  if where ~= "https://example.com/" .. code .. "/" .. pad then wrong = wrong + 1 end
 end
 
 function done(summary, latency, requests)

@@ -5,7 +5,8 @@
 
 For each store: N links of about 500 bytes are loaded straight into it (as the app stores them, with
 `put_if_absent`; owners' lists are left out), one process of the app starts, and then at the same time
-- wrk follows links, one connection a thread, and checks the Location of every answer;
+- wrk follows links and checks every answer: with one connection a thread (the default) whether it is the
+  target of the very code it asked for; with fewer threads only whether it is one of the targets there are;
 - a client makes links over the API at a fixed rate, and follows each at once;
 - another follows loaded links at a low rate, asks once more when an attempt fails, and checks every answer.
 
@@ -224,9 +225,22 @@ def served(store: str, folder: Path, given: argparse.Namespace) -> Iterator[tupl
 def wrk(base: str, given: argparse.Namespace, seconds: float) -> subprocess.Popen[str]:
     """Start wrk."""
     each = str(given.connections)
-    script = [str(HERE / "shortener.lua"), base, "--", str(given.links), given.spread, str(PAD)]
+    exact = "form" if given.threads and given.threads < given.connections else "exact"
+    script = [str(HERE / "shortener.lua"), base, "--", str(given.links), given.spread, str(PAD), exact]
     return subprocess.Popen(
-        ["wrk", "-t", each, "-c", each, "-d", f"{seconds:g}s", "--timeout", "10s", "-s", *script],
+        [
+            "wrk",
+            "-t",
+            str(given.threads or given.connections),
+            "-c",
+            each,
+            "-d",
+            f"{seconds:g}s",
+            "--timeout",
+            "10s",
+            "-s",
+            *script,
+        ],
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -319,6 +333,9 @@ def main() -> None:
     parser.add_argument("--links", type=int, default=1_000_000)
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--connections", type=int, default=32)
+    parser.add_argument(
+        "--threads", type=int, default=0, help="of wrk; fewer than connections: it checks forms only"
+    )
     parser.add_argument("--creations", type=float, default=40.0, help="a second")
     parser.add_argument("--checks", type=float, default=20.0, help="checked redirects a second, beside wrk")
     parser.add_argument("--spread", choices=("uniform", "zipf"), default="zipf")

@@ -15,8 +15,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
+from kvstore import Applied, NotApplied, Receipt
+
 _VERSION = struct.Struct(">Q")
-_CONNECTIONS = 128
 _CHANGE = """
 local held = redis.call('GET', KEYS[1])
 local version = 0
@@ -46,17 +47,9 @@ class Entry:
     version: int
 
 
-@dataclass(frozen=True, slots=True)
-class Done:
-    """What a change came to."""
-
-    applied: bool
-    version: int
-    value: bytes | None = None
-    """What was there, if it was not applied."""
-
-    def __bool__(self) -> bool:
-        return self.applied
+def _done(version: int, *, is_applied: bool, found: bytes | None = None) -> Applied | NotApplied:
+    receipt = Receipt(version, 1, (1,))
+    return Applied(version, None, None, False, receipt) if is_applied else NotApplied(version, found, receipt)
 
 
 def _entry(data: bytes | None) -> Entry | None:
@@ -77,8 +70,7 @@ class RedisStore:
 
     def __init__(self, url: str) -> None:
         client = importlib.import_module("redis.asyncio")
-        pool = client.BlockingConnectionPool.from_url(url, max_connections=_CONNECTIONS, timeout=None)
-        self._redis = client.Redis(connection_pool=pool)
+        self._redis: Any = client.Redis.from_url(url)
         self._change_script = self._redis.register_script(_CHANGE)
         self._spend_script = self._redis.register_script(_SPEND)
 
@@ -115,12 +107,18 @@ class RedisStore:
         await self._redis.delete(*keys)
 
     async def put_if_absent(
-        self, key: str, value: bytes, *, expires_at: float | None = None, ttl: float | None = None
-    ) -> Done:
+        self,
+        key: str | bytes,
+        value: bytes,
+        *,
+        expires_at: float | None = None,
+        ttl: float | None = None,
+        **_options: Any,
+    ) -> Applied | NotApplied:
         """SET NX."""
         ends_ms = _ends_ms(expires_at, ttl) or None
         done = await self._redis.set(key, _VERSION.pack(1) + value, nx=True, pxat=ends_ms)
-        return Done(bool(done), 1)
+        return _done(1, is_applied=bool(done))
 
     async def cas(
         self,
@@ -131,13 +129,13 @@ class RedisStore:
         expires_at: float | None = None,
         ttl: float | None = None,
         **_options: Any,
-    ) -> Done:
+    ) -> Applied | NotApplied:
         """By version."""
         return await self._change("version", key, expected_version, new, _ends_ms(expires_at, ttl))
 
     async def delete_if(
         self, key: str, *, expected_version: int | None = None, expected_value: bytes | None = None
-    ) -> Done:
+    ) -> Applied | NotApplied:
         """By version or by value."""
         if expected_value is not None:
             return await self._change("value", key, expected_value, None, 0)
@@ -145,7 +143,7 @@ class RedisStore:
 
     async def update(
         self, key: str, change: Callable[[bytes | None], bytes], *, timeout: float | None = None
-    ) -> Done:
+    ) -> Applied | NotApplied:
         """Read and compare-and-set until nobody came in between."""
         del timeout
         while True:
@@ -155,11 +153,13 @@ class RedisStore:
             if done:
                 return done
 
-    async def incr(self, key: str, by: int = 1, *, maximum: int, expires_at: float | None = None) -> Done:
+    async def incr(
+        self, key: str, by: int = 1, *, maximum: int, expires_at: float | None = None
+    ) -> Applied | NotApplied:
         """By one, up to a maximum."""
         assert by == 1
         done = await self._spend_script(keys=[key], args=[maximum, _ends_ms(expires_at, None)])
-        return Done(bool(done), 0)
+        return _done(0, is_applied=bool(done))
 
     async def counter_add(self, key: str, by: int = 1, **_options: Any) -> None:
         """INCRBY."""
@@ -171,8 +171,8 @@ class RedisStore:
 
     async def _change(
         self, how: str, key: str | bytes, expected: int | bytes, new: bytes | None, ends: int
-    ) -> Done:
+    ) -> Applied | NotApplied:
         done, version, *found = await self._change_script(
             keys=[key], args=[how, expected, b"" if new is None else b"=" + new, ends]
         )
-        return Done(bool(done), version, found[0] if found else None)
+        return _done(version, is_applied=bool(done), found=found[0] if found else None)

@@ -91,9 +91,7 @@ class Creations:
     """
 
     def __init__(self, kv: kvstore.Client, *, per_minute: int, burst: int) -> None:
-        limit = Limit(
-            algorithm=Algorithm.TOKEN_BUCKET, amount=per_minute, period_us=60_000_000, burst=burst
-        )
+        limit = Limit(algorithm=Algorithm.TOKEN_BUCKET, amount=per_minute, period_us=60_000_000, burst=burst)
         batch = min(per_minute // 60, burst, BATCH_MAX)
         rule = Rule(
             name=_RULE,
