@@ -6,7 +6,8 @@ price: a read may miss what was added elsewhere a moment ago, and there is no ma
 there is `incr`, which is linearizable.
 
 An addition that ends `Unresolved` is not lost: its amount stays in this client's total and counts with the
-next addition that succeeds, so do not add it again. One that ends `Refused` does not count.
+next addition that succeeds, so do not add it again; a client keeps the totals of SHARES_MAX keys. One that
+ends `Refused` does not count; so does every one that was never sent, whatever kept it.
 """
 
 from __future__ import annotations
@@ -60,17 +61,28 @@ class CounterVerbs:
         timeout: float | None = None,
         durability: str | None = None,
     ) -> Receipt:
-        """Add to a counter; below zero subtracts. Raises errors.NotACounter, errors.NeedsRegister."""
+        """Add to a counter; below zero subtracts.
+
+        Raises errors.NotACounter, errors.NeedsRegister, errors.NoMajority when it was never sent.
+        """
         if isinstance(by, bool) or not isinstance(by, int) or not -TOTAL_MAX <= by <= TOTAL_MAX:
             raise errors.BadOption(option="by", given=repr(by)[:60], allowed="an integer of 64 bits")
         raw = key_bytes(key)
         options = self._terms.write(consistency, w, durability)
         seconds = self._terms.timeout(timeout)
         share = self._share(raw)
+        is_counted = False
         try:
             async with asyncio.timeout(seconds), share.lock:
+                if share.generation is None:
+                    share.generation = (await self._counter(raw, {}, seconds)).generation
+                is_counted = True
                 return await self._add(raw, share, by, options, seconds)
-        except TimeoutError:
+        except (errors.Unresolved, TimeoutError) as error:
+            if not is_counted:
+                raise errors.NoMajority(operation="counter_add") from error
+            if isinstance(error, errors.Unresolved):
+                raise
             raise errors.DeadlineExceeded(timeout_ms=int(seconds * 1000)) from None
 
     async def counter_get(
@@ -95,9 +107,6 @@ class CounterVerbs:
     ) -> Receipt:
         """One at a time for each key: totals must leave in the order in which they grow."""
         for _ in range(_ROUNDS_MAX):
-            if share.generation is None:
-                share.generation = (await self._counter(raw, {}, seconds)).generation
-                share.plus = share.minus = 0
             before = share.plus, share.minus
             share.plus, share.minus = share.plus + max(by, 0), share.minus + max(-by, 0)
             if max(share.plus, share.minus) > TOTAL_MAX:

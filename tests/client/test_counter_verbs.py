@@ -77,6 +77,52 @@ async def test_an_unresolved_addition_counts_with_the_next_and_a_refused_one_nev
         assert await kv.counter_get("c") == 1_011
 
 
+async def test_what_was_never_sent_is_refused_not_unresolved(
+    local: LocalNodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first addition to a key reads how the counter stands; when that fails, nothing has been added."""
+    honest = Caller.call
+    failures: list[BaseException] = [
+        errors.QuorumTimeout(operation="counter_get", needed=2, acked=1, missing="n3"),
+        TimeoutError(),
+    ]
+
+    async def failing(self: Caller, method: str, *rest: Any, **more: Any) -> Any:
+        if method == "counter_get" and failures:
+            raise failures.pop(0)
+        return await honest(self, method, *rest, **more)
+
+    async with await kvstore.connect(local.urls) as kv:
+        monkeypatch.setattr(Caller, "call", failing)
+        for _ in range(2):
+            with pytest.raises(errors.NoMajority, match="nothing was changed"):
+                await kv.counter_add("c", 5)
+        await kv.counter_add("c", 1)
+        assert await kv.counter_get("c") == 1
+
+
+async def test_who_waits_too_long_for_its_turn_has_added_nothing(
+    local: LocalNodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = Caller.call
+    stuck = asyncio.Event()
+
+    async def hanging(self: Caller, method: str, *rest: Any, **more: Any) -> Any:
+        if method == "counter_add":
+            await stuck.wait()
+        return await honest(self, method, *rest, **more)
+
+    async with await kvstore.connect(local.urls) as kv:
+        monkeypatch.setattr(Caller, "call", hanging)
+        first = asyncio.create_task(kv.counter_add("c", 1))
+        await asyncio.sleep(0.1)
+        with pytest.raises(errors.NoMajority):
+            await kv.counter_add("c", 10, timeout=0.1)
+        stuck.set()
+        await first
+        assert await kv.counter_get("c") == 1
+
+
 async def test_deleting_begins_anew_for_everybody(local: LocalNodes) -> None:
     async with await kvstore.connect(local.urls) as one, await kvstore.connect(local.urls) as two:
         await one.counter_add("c", 5)

@@ -29,8 +29,6 @@ from kvstore.apps.shortener.link import counter_key, names_key
 REFERRERS_MAX, COUNTRIES_MAX = 100, 250
 """Counters a link may have of each sort; further ones are `other`."""
 _NAMES_KEPT = 10_000
-_BEGUN_MAX = 5_000
-"""Counters whose totals the client surely still has: half of what it keeps."""
 _WRITERS = 64
 """Many at once share the syncs of the disks below."""
 _WRITE_S = 1.0
@@ -111,7 +109,6 @@ class Counting:
     def __init__(self, kv: kvstore.Client) -> None:
         self._kv = kv
         self._names: OrderedDict[str, Names] = OrderedDict()
-        self._begun: OrderedDict[str, None] = OrderedDict()
         self.failed = 0
         """Attempts that were made again."""
         self.dropped = 0
@@ -131,7 +128,7 @@ class Counting:
                     amounts[key] += n
 
         await _together(sorted(by_link.items()), name)
-        await _together(sorted(amounts.items()), self._added)
+        await _together(sorted(amounts.items()), self._surely)
         return len(amounts)
 
     async def _named(self, link_id: str, clicks: list[Click]) -> Names:
@@ -160,19 +157,6 @@ class Counting:
             except errors.KVError:
                 self.failed += 1
                 await asyncio.sleep(_PAUSE_S)
-
-    async def _added(self, key: str, amount: int) -> None:
-        """One addition; the first of a key is of nothing.
-
-        That is when the client reads how the counter stands. An amount would not be in its total if that
-        failed, and nobody could tell that from an addition that was sent.
-        """
-        if key not in self._begun:
-            await self._surely(key, 0)
-            self._begun[key] = None
-            while len(self._begun) > _BEGUN_MAX:
-                self._begun.popitem(last=False)
-        await self._surely(key, amount)
 
     async def _surely(self, key: str, amount: int) -> None:
         owed = amount
