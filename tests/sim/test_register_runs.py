@@ -20,9 +20,9 @@ CONTROLS: list[tuple[mutants.Broken, tuple[str, ...], range, int]] = [
     (mutants.votes_leave_before_the_sync, ("blackout",), range(1, 20), 4),
     (mutants.any_ballot_is_accepted, ("slow", "halves", "pause", "one_way"), range(1, 20), 4),
     (mutants.the_window_is_not_asked, ("client_cut", "slow", "reset"), range(1, 20), 4),
-    (mutants.a_read_takes_the_highest_answer, ("slow", "stall"), range(21, 31), 10),
+    (mutants.a_read_takes_the_highest_answer, ("slow", "stall"), range(30, 56), 10),
     (mutants.timeouts_told_as_refusals, ("pause", "halves", "stall", "one_way"), range(1, 40), 4),
-    (mutants.plain_writes_pass_registers_by, ("slow",), range(1, 10), 10),
+    (mutants.plain_writes_pass_registers_by, ("slow",), range(10, 35), 10),
 ]
 """The broken rule, the faults that show it, the seeds it may take, and how many clients.
 

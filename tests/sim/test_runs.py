@@ -108,6 +108,7 @@ def test_without_that_rule_the_held_up_request_does_undo_it(monkeypatch: Patch) 
 
 
 GONE = ("back", "lost", "vanished")
+STUCK = ("refused-start", "stuck")
 UNSURE = ("halves", "stall", "one_way")
 CONTROLS: list[tuple[mutants.Broken, tuple[str, ...], range, int, tuple[str, ...]]] = [
     (mutants.answer_before_the_sync, ("blackout",), range(1, 7), 4, ("lost", "vanished", "back")),
@@ -119,7 +120,7 @@ CONTROLS: list[tuple[mutants.Broken, tuple[str, ...], range, int, tuple[str, ...
     (mutants.an_indefinite_failure_told_as_definite, UNSURE, range(1, 21), 4, ("refused",)),
     (mutants.a_lost_quorum_counts_as_reached, ("crash", "halves", "disk_full"), range(1, 21), 4, GONE),
     (mutants.any_clock_is_believed, ("clock",), range(1, 6), 4, ("undead",)),
-    (mutants.a_torn_tail_is_left_in_the_log, ("blackout", "crash"), range(1, 4), 4, ("refused-start",)),
+    (mutants.a_torn_tail_is_left_in_the_log, ("blackout", "crash"), range(5, 21), 4, STUCK),
 ]
 """The broken rule, the faults that show it, the seeds it may take, how many clients, and the crimes."""
 
