@@ -185,7 +185,7 @@ async def test_a_refused_addition_is_owed_and_an_unknown_one_is_not_added_again(
     assert set(fake.total.values()) == {5}
     assert len(fake.total) == 5
     never = Counting(Counters(*[errors.NotACounter(key="k")] * 4))  # type: ignore[arg-type]
-    await never._added("key", 5)
+    await never._surely("key", 5)
     assert never.dropped == 5
 
 
