@@ -43,13 +43,17 @@ async def tell(*command: str, text: str = "", patience_s: float = 60.0) -> str:
     """Run a command to its end and return what it said. Raises TargetError."""
     try:
         child = await asyncio.create_subprocess_exec(
-            *command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            *command,
+            # A pipe that nobody reads may be closed before it is written to.
+            stdin=subprocess.PIPE if text else subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
         )
     except OSError as error:
         raise TargetError(f"{command[0]}: {error.strerror}") from None
     try:
         async with asyncio.timeout(patience_s):
-            said, _ = await child.communicate(text.encode())
+            said, _ = await child.communicate(text.encode() if text else None)
     except TimeoutError:
         raise TargetError(f"{' '.join(command)}: no end within {patience_s:g} s") from None
     finally:
