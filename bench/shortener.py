@@ -19,15 +19,18 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import http.client
 import json
 import os
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
@@ -46,7 +49,7 @@ BASE = "https://example.com/"
 PAD = 359
 """Makes a stored link 500 bytes with its key."""
 _LOADERS = 128
-_HEADERS = {"authorization": f"Bearer {shortener_served.KEY}"}
+_HEADERS = {"authorization": f"Bearer {shortener_served.KEY}", "content-type": "application/json"}
 
 
 def code_of(n: int) -> str:
@@ -101,33 +104,55 @@ async def load(store: str, links: int) -> float:
         return perf_counter() - began
 
 
-async def follow(http: httpx.AsyncClient, seen: Seen, code: str, target: str) -> None:
+class Http:
+    """A client that costs little: http.client over kept connections, a thread each."""
+
+    def __init__(self, base: str) -> None:
+        self._host = base.removeprefix("http://")
+        self._mine = threading.local()
+        self._threads = ThreadPoolExecutor(8)
+
+    async def ask(self, method: str, path: str, body: bytes | None = None) -> tuple[int, str, bytes]:
+        """Status (0: no answer), location, body."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._ask, method, path, body)
+
+    def _ask(self, method: str, path: str, body: bytes | None) -> tuple[int, str, bytes]:
+        line = getattr(self._mine, "line", None)
+        if line is None:
+            line = self._mine.line = http.client.HTTPConnection(self._host, timeout=10)
+        try:
+            line.request(method, path, body, _HEADERS if body else {})
+            answer = line.getresponse()
+            return answer.status, answer.getheader("location", ""), answer.read()
+        except (OSError, http.client.HTTPException):
+            line.close()
+            self._mine.line = None
+            return 0, "", b""
+
+
+async def follow(http: Http, seen: Seen, code: str, target: str) -> None:
     """One redirect, checked; a failed attempt is made once more, as a visitor would."""
     seen.asked += 1
     for attempt in range(2):
         began = perf_counter()
-        try:
-            answer = await http.get(f"/{code}")
-        except httpx.TransportError:
-            answer = None
+        status, where, _ = await http.ask("GET", f"/{code}")
         seen.slow_ms = max(seen.slow_ms, (perf_counter() - began) * 1000)
-        if answer is not None and answer.status_code == 302:
-            if answer.headers["location"] != target:
+        if status == 302:
+            if where != target:
                 seen.wrong.append(code)
             return
         seen.tried_again += attempt == 0
     seen.failed += 1
 
 
-async def create(http: httpx.AsyncClient, seen: Seen, n: int) -> None:
+async def create(http: Http, seen: Seen, n: int) -> None:
     """Make one link, once more if that fails, and follow it."""
     target = f"{BASE}made/{n}/{'x' * PAD}"
     for attempt in range(2):
-        with contextlib.suppress(httpx.TransportError):
-            answer = await http.post("/api/links", json={"url": target}, headers=_HEADERS)
-            if answer.status_code == 201:
-                await follow(http, seen, answer.json()["code"], target)
-                return
+        status, _, body = await http.ask("POST", "/api/links", json.dumps({"url": target}).encode())
+        if status == 201:
+            await follow(http, seen, json.loads(body)["code"], target)
+            return
         seen.tried_again += attempt == 0
     seen.failed += 1
 
@@ -145,7 +170,8 @@ async def paced(rate: float, seconds: float, act: Any) -> None:
 async def beside(base: str, given: argparse.Namespace) -> tuple[Seen, Seen]:
     """The two clients that check, while wrk runs."""
     made, checked = Seen(), Seen()
-    async with httpx.AsyncClient(base_url=base, timeout=10) as http, asyncio.TaskGroup() as tasks:
+    http = Http(base)
+    async with asyncio.TaskGroup() as tasks:
         tasks.create_task(paced(given.creations, given.seconds, lambda n: create(http, made, n)))
 
         async def check(n: int) -> None:

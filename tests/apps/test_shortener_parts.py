@@ -204,4 +204,4 @@ def test_options_know_the_hosts_they_serve() -> None:
     options = ShortenerOptions(base_url="https://Sho.rt", own_hosts=frozenset({"www.sho.rt"}))
     assert options.rules().own_hosts == {"sho.rt", "www.sho.rt"}
     assert options.short_url("ü1x") == "https://Sho.rt/%C3%BC1x"
-    assert options.spread_s == 5.0
+    assert options.spread_s == 15.0

@@ -29,7 +29,7 @@ from kvstore.apps.shortener.problems import Problem
 from kvstore.apps.shortener.wishes import Wish
 
 _T = TypeVar("_T")
-_OPTIONS = ShortenerOptions()
+_OPTIONS = ShortenerOptions(cache_ttl_s=1.0, verify_s=4.0)
 _OWNERS = ("ada", "bob", "eve")
 _RECENT = 25
 _ALIAS_USES = 25

@@ -45,6 +45,8 @@ class Link:
         return self.expires_ms is not None and self.expires_ms <= now_ms
 
 
+_FIELDS = frozenset(each.name for each in fields(Link))
+_NEEDED = frozenset(("code", "id", "url", "owner", "created_ms"))
 _USUAL = {each.name: each.default for each in fields(Link) if each.default is not MISSING}
 
 
@@ -59,8 +61,7 @@ def decode(data: bytes) -> Link:
     plain: Any = json.loads(data)
     if not isinstance(plain, dict) or plain.pop("v", None) != FORMAT:
         raise ValueError("not a link of this format")
-    known = {field.name for field in fields(Link)}
-    if not known >= plain.keys() or not {"code", "id", "url", "owner", "created_ms"} <= plain.keys():
+    if not plain.keys() <= _FIELDS or not plain.keys() >= _NEEDED:
         raise ValueError("not the fields of a link")
     return Link(**{**plain, "tags": tuple(plain.get("tags", ()))})
 

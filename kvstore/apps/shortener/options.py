@@ -32,11 +32,11 @@ class ShortenerOptions:
     """Links a client (an owner, or an address on the page) may make a minute, at all services together."""
     creations_burst: int = 100
     """Links a client may make at once."""
-    cache_ttl_s: float = 1.0
+    cache_ttl_s: float = 5.0
     """How long a link is served from memory before it is read again."""
-    verify_s: float = 4.0
+    verify_s: float = 10.0
     """How long reads from one replica are trusted before a quorum is asked again."""
-    cache_links: int = 10_000
+    cache_links: int = 50_000
     """Links kept in memory."""
     permanent_age_s: int = 86_400
     """How long browsers may keep a 301: the longest that an edit of a permanent link takes to reach them."""

@@ -31,8 +31,8 @@ class Service:
     now_ms: Callable[[], int]
 
 
-def service_of(request: Request) -> Service:
-    """The service that a request came to."""
+async def service_of(request: Request) -> Service:
+    """The service that a request came to. A coroutine, as all of these: FastAPI runs functions in threads."""
     service = request.app.state.service
     assert isinstance(service, Service)
     return service
@@ -47,19 +47,19 @@ def client_address(request: Request, options: ShortenerOptions) -> str:
     return request.client.host if request.client is not None else "unknown"
 
 
-def owner_of(
-    request: Request,
+async def owner_of(
+    service: Annotated[Service, Depends(service_of)],
     authorization: Annotated[str | None, Header(description="Bearer and an API key")] = None,
 ) -> str:
     """Whose API key came. Raises NotSignedIn."""
     scheme, _, key = (authorization or "").partition(" ")
-    owner = service_of(request).keys.owner(key.strip()) if scheme.lower() == "bearer" else None
+    owner = service.keys.owner(key.strip()) if scheme.lower() == "bearer" else None
     if owner is None:
         raise NotSignedIn("send `Authorization: Bearer` and your API key")
     return owner
 
 
-def visitor_of(request: Request) -> Visitor:
+async def visitor_of(request: Request) -> Visitor:
     """Who is on the web page."""
     return Visitor.of(request.cookies.get(COOKIE))
 
