@@ -20,8 +20,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 from kvstore import errors, limits
-from kvstore.client.node_clock import NodeClock
 from kvstore.client.room import Room
+from kvstore.core.node_clock import NodeClock
 from kvstore.wire import codec, messages, results
 from kvstore.wire.session import Session
 

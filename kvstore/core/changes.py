@@ -157,12 +157,17 @@ def state_of(record: bytes | None, now_ms: int) -> tuple[State, Window]:
 
 
 def fold(
-    record: bytes | None, requests: Sequence[Request], *, versions: Sequence[Version], now_ms: int
+    record: bytes | None,
+    requests: Sequence[Request],
+    *,
+    ballot: Version,
+    versions: Sequence[Version],
+    now_ms: int,
 ) -> tuple[bytes, list[Outcome]]:
     """Apply changes in order; returns the record to accept and each one's outcome.
 
-    `versions` are ascending, one for each request; the last is the ballot. All must be above the version
-    the record shows. Raises ValueError for a damaged window.
+    `versions` are ascending, one for each request, all above the version the record shows.
+    Raises ValueError for a damaged window.
     """
     state, window = state_of(record, now_ms)
     outcomes: list[Outcome] = []
@@ -187,7 +192,6 @@ def fold(
         elif request.name != "get" and (outcome.applied or not request.first):
             # What was found is for this answer; a retry of the retry learns only that it was not applied.
             fresh[request.operation] = outcome if outcome.applied else outcome._replace(value=None)
-    ballot = versions[-1]
     kind = Kind.VALUE if state.value is not None else Kind.TOMBSTONE
     payload = windows.encode(state.version, window.adding(fresh.items()), state.value or b"")
     operation = requests[-1].operation if requests else records.NO_OPERATION

@@ -198,6 +198,11 @@ def compare(record: bytes, other: bytes) -> Order:
     return Order.CONFLICT_WINS if record > other else Order.CONFLICT_LOSES
 
 
+def is_whole(record: bytes) -> bool:
+    """Whether it is a register's record with nothing dropped from it."""
+    return record[_AT_FLAGS] & (FLAG_STRONG | FLAG_RECLAIMED) == FLAG_STRONG
+
+
 def fuller(record: bytes, other: bytes) -> bool:
     """Whether `record` still has what `other`, a reclaimed tombstone of the same order, has dropped.
 
@@ -226,7 +231,7 @@ def is_well_formed(record: bytes) -> bool:
         len(record) >= HEADER_BYTES
         and 1 <= record[_AT_KIND] <= len(Kind)
         and record[:8] != bytes(8)
-        and (not record[_AT_FLAGS] & FLAG_STRONG or window_is_well_formed(record[HEADER_BYTES:]))
+        and (not record[_AT_FLAGS] & FLAG_STRONG or window_is_well_formed(record, HEADER_BYTES))
         and (record[_AT_KIND] == Kind.COUNTER) == bool(record[_AT_FLAGS] & FLAG_COUNTER)
         and (not record[_AT_FLAGS] & FLAG_COUNTER or counters.is_well_formed(record[HEADER_BYTES:]))
     )

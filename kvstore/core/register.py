@@ -8,6 +8,9 @@ Rules kept here, each with a trap that the explorer in the tests convicts when i
 - a promise needs a ballot above everything promised and accepted;
 - an accept needs at least what was promised, and a ballot above the record held, unless that very record is
   held already: a merge may have brought it, and acknowledging it although more was promised loses updates;
+- whoever holds a strong record has promised its successor, the next ballot of the same proposer, and takes
+  nothing between the two; so a proposer whose record a majority accepted may accept at the successor
+  at once, and at no other ballot (docs/decisions/0004-a-record-promises-its-successor.md);
 - a proposer adopts the highest record of a majority by (strong, version), never one it likes better;
 - a read is done without a round only if a majority shows the same strong record and nobody of it has
   promised more, or a majority shows nothing and has promised nothing;
@@ -21,27 +24,42 @@ from enum import Enum
 from kvstore.core import record as records
 from kvstore.core.quorum import Tally, Verdict, majority
 from kvstore.core.record import Order
+from kvstore.core.version import NODE_BITS
 from kvstore.types import NodeId, Version
 
 _PENDING, _REACHED, _LOST = Verdict.PENDING, Verdict.REACHED, Verdict.LOST
 
 
-def on_prepare(promised: int, record: bytes | None, ballot: int) -> int:
+_STEP = 1 << NODE_BITS
+
+
+def successor(record: bytes) -> Version:
+    """The ballot after a strong record's own: only the proposer of the record can make it."""
+    return Version(records.version_of(record) + _STEP)
+
+
+def lowest(held: bytes | None) -> int:
+    """The lowest ballot that may follow what is held."""
+    if held is None:
+        return 0
+    return records.version_of(held) + (_STEP if records.flags_of(held) & records.FLAG_STRONG else 1)
+
+
+def on_prepare(promised: int, held: bytes | None, ballot: int) -> int:
     """0: promise it; else the number to beat."""
-    top = max(promised, records.version_of(record) if record is not None else 0)
+    top = max(promised, lowest(held) - 1)
     return 0 if ballot > top else top
 
 
 def on_accept(promised: int, held: bytes | None, record: bytes) -> int:
     """0: hold it (or it is held) and say so; else the number to beat."""
-    ballot = records.version_of(record)
-    version = records.version_of(held) if held is not None else 0
+    ballot, least = records.version_of(record), lowest(held)
     if ballot >= promised:
-        if ballot > version:
+        if ballot >= least:
             return 0
         if held is not None and records.compare(record, held) is Order.SAME:
             return 0
-    return max(promised, version)
+    return max(promised, least - 1)
 
 
 class Phase(Enum):
@@ -65,6 +83,14 @@ class Round:
         self.beaten_by = 0
         """The highest number we were refused with."""
         self._tally = Tally(owners, majority(len(owners)))
+
+    @classmethod
+    def succeeding(cls, owners: tuple[NodeId, ...], accepted: bytes) -> Round:
+        """The round after one of ours that a majority of `owners` accepted: all it needs is promised."""
+        current = cls(owners, successor(accepted))
+        current.phase = Phase.ACCEPT
+        current.highest = accepted
+        return current
 
     def promised(self, node: NodeId, record: bytes | None) -> Verdict:
         """An acceptor promised, and showed what it holds."""

@@ -21,7 +21,8 @@ from kvstore.types import OperationId, Version
 _HEAD = struct.Struct(">QQHI")
 HEAD_BYTES = _HEAD.size
 _ENTRY = struct.Struct(">16sBQI")
-_LENGTH_AT = _ENTRY.size - 4
+_ENTRY_BYTES = _ENTRY.size
+_LENGTH_AT = _ENTRY_BYTES - 4
 _UNSOUND = "the window of a strong record does not add up"
 ENTRIES_MAX = 128
 """Outcomes remembered for each key (DESIGN 6)."""
@@ -154,15 +155,22 @@ def decode(payload: bytes) -> tuple[Version, Window, bytes]:
     return Version(changed), Window(dropped_ms, count, payload[HEAD_BYTES:end]), payload[end:]
 
 
-def is_well_formed(payload: bytes) -> bool:
-    """Whether bytes from outside can be the payload of a strong record."""
+def is_well_formed(record: bytes, offset: int) -> bool:
+    """Whether bytes from outside, from `offset` on, can be the payload of a strong record."""
+    begin = offset + HEAD_BYTES
+    if len(record) < begin:
+        return False
+    _, _, count, size = _HEAD.unpack_from(record, offset)
+    if begin + size > len(record):
+        return False
+    if size == count * _ENTRY_BYTES:
+        # Most outcomes have no value: then all lengths are zero, seen without a look at each.
+        for at in range(begin + _LENGTH_AT, begin + _ENTRY_BYTES):
+            if record[at : begin + size : _ENTRY_BYTES].strip(b"\0"):
+                return False
+        return True
     try:
-        _, window, _ = decode(payload)
-        if len(window.raw) == window.number * _ENTRY.size:
-            # Most outcomes have no value: then all lengths are zero, seen without a loop.
-            places = range(_LENGTH_AT, _ENTRY.size)
-            return not any(window.raw[at :: _ENTRY.size].strip(b"\0") for at in places)
-        window.check()
+        Window(0, count, record[begin : begin + size]).check()
     except ValueError:
         return False
     return True

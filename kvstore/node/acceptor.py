@@ -93,6 +93,10 @@ class Acceptor:
 
         self._replica.when_durable(durable, sync=True)
 
+    def latest(self, skey: bytes) -> bytes | None:
+        """What this acceptor holds, durable or on its way. Raises DamagedRecord."""
+        return self._store.promises.latest(skey)
+
     def peek(self, skeys: Sequence[bytes]) -> list[Any]:
         """`[promised, record, ...]`, as the disk has it or will have it."""
         store = self._store
@@ -125,8 +129,9 @@ class Acceptor:
         promises = self._store.promises
         if promises.is_full and records.kind_of(record) != Kind.TOMBSTONE:
             return FULL, 0, None
-        beaten_by = register.on_accept(promises.promised(skey), promises.latest(skey), record)
+        held = promises.latest(skey)
+        beaten_by = register.on_accept(promises.promised(skey), held, record)
         if beaten_by:
             return BEATEN, beaten_by, None
-        self._store.apply(skey, record, now_ms, repair=True)
+        self._store.apply(skey, record, now_ms, repair=True, held=held)
         return GRANTED, 0, None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,7 +11,8 @@ from kvstore.core import record as records
 from kvstore.node.coordinator import Coordinator
 from kvstore.node.metrics import Counters
 from kvstore.node.operations import ReadOperation, WriteOperation
-from kvstore.node.stream import Stream
+from kvstore.node.stream import Owner, Stream
+from kvstore.node.turn import Turn
 from kvstore.wire import messages
 
 HEAD = 1
@@ -52,8 +54,16 @@ class ClientStream(Stream):
 
     __slots__ = ("_coordinator", "_counters")
 
-    def __init__(self, *, counters: Counters, coordinator: Coordinator, **stream: Any) -> None:
-        super().__init__(**stream)
+    def __init__(
+        self,
+        *,
+        owner: Owner,
+        turn: Turn,
+        loop: asyncio.AbstractEventLoop,
+        counters: Counters,
+        coordinator: Coordinator,
+    ) -> None:
+        super().__init__(owner=owner, turn=turn, loop=loop)
         self._counters = counters
         self._coordinator = coordinator
 

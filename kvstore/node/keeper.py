@@ -17,7 +17,6 @@ from kvstore.core.skew import ClockGuard
 from kvstore.core.witness import Told, Witness
 from kvstore.node.link import Link
 from kvstore.ports import Clock, Dice
-from kvstore.types import NodeId
 from kvstore.wire import messages
 
 _STEADY_MS = 50
@@ -90,12 +89,14 @@ class Keeper:
             await loop.create_connection(
                 link.protocol, info.host, info.peer_port, local_addr=(self._local_host, 0)
             )
+            asked_at = loop.time()
             try:
                 answer = await self._call("hello", [self._hello()])
             except errors.Amnesiac as error:
                 self._on_amnesia(error)  # it speaks of us
                 raise
         self._check(answer)
+        link.clock.learn(answer.get("steady_ms"), asked_at=asked_at, now=loop.time())
         link.peer_epoch = int(answer.get("epoch", 0))
         link.reason = ""
         link.up = True
@@ -130,17 +131,21 @@ class Keeper:
 
     def _beat(self) -> None:
         sent_wall, sent = self._clock.wall_ms(), self._clock.monotonic()
-        number = self._link.number
+        link, loop = self._link, asyncio.get_running_loop()
+        asked_at = loop.time()
 
         def replied(error: Any, result: Any) -> None:
             took_ms = (self._clock.monotonic() - sent) * 1000
             wall_moved_ms = self._clock.wall_ms() - sent_wall - took_ms
             # A slow round trip says little about the clock; one in which our clock was set says nothing.
             steady = took_ms < limits.DRIFT_MS_MAX and abs(wall_moved_ms) < _STEADY_MS
-            if error is None and isinstance(result, int) and steady:
-                self._guard.peer(NodeId(number), int(result - sent_wall - took_ms / 2))
+            clocks = messages.clocks_of(result) if error is None and steady else None
+            if clocks is not None:
+                wall_ms, steady_ms = clocks
+                self._guard.peer(link.number, int(wall_ms - sent_wall - took_ms / 2))
+                link.clock.learn(steady_ms, asked_at=asked_at, now=loop.time())
 
-        self._link.call("ping", [sent_wall, self._told()], replied)
+        link.call("ping", [sent_wall, self._told()], replied)
 
     async def _call(self, method: str, params: list[Any]) -> Any:
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()

@@ -26,7 +26,8 @@ from kvstore.node.acceptor import Acceptor
 from kvstore.node.coordinator import Coordinator
 from kvstore.node.link import Link
 from kvstore.node.phase import GlanceWait
-from kvstore.node.registers import Registers, Settled
+from kvstore.node.proposers import OnSettled, Settled, awaited
+from kvstore.node.registers import Registers
 from kvstore.types import Applied, Kind, NodeId, OperationId
 from kvstore.wire import messages
 
@@ -113,15 +114,32 @@ class Linear:
 
     # --- changing -----------------------------------------------------------------------
 
-    async def change(self, key: bytes, request: Request, timeout_ms: int) -> Settled:
-        """Have a change done. Raises what its outcome means, and as `Registers.change` does."""
+    def start(self, key: bytes, request: Request, timeout_ms: int, done: OnSettled) -> None:
+        """Have a change done; `done` is told what it came to, or the error that stands for it.
+
+        Raises as `Registers.start` does.
+        """
         admission.check_key(key)
-        with self._counted():
-            self._coordinator.counters.writes += 1
-            deadline = self._loop.time() + timeout_ms / 1000
-            settled = await self._registers.change(key, request, deadline)
-            check(settled[0], request)
-            return settled
+        coordinator = self._coordinator
+        coordinator.admit_register()
+        coordinator.counters.writes += 1
+        coordinator.in_flight += 1
+
+        def told(settled: Settled | None, error: errors.KVError | None) -> None:
+            coordinator.in_flight -= 1
+            if settled is not None:
+                error = failure_of(settled[0], request)
+            done(settled if error is None else None, error)
+
+        try:
+            self._registers.start(key, request, self._loop.time() + timeout_ms / 1000, told)
+        except errors.KVError:
+            coordinator.in_flight -= 1
+            raise
+
+    async def change(self, key: bytes, request: Request, timeout_ms: int) -> Settled:
+        """As `start`, awaited. Raises what `done` would be told."""
+        return await awaited(self.start, key, request, timeout_ms)
 
     async def put(
         self,
@@ -136,27 +154,33 @@ class Linear:
         """Store a value; returns its receipt."""
         admission.check_value(value, self._value_bytes_max)
         request = Request(operation, first, "put", (value, expires_ms))
-        return self._receipt(*await self.change(key, request, timeout_ms))
+        return self.receipt(await self.change(key, request, timeout_ms))
 
     async def delete(
         self, key: bytes, operation: OperationId, timeout_ms: int, *, first: bool
     ) -> tuple[Any, ...]:
         """Delete; returns the receipt."""
-        return self._receipt(*await self.change(key, Request(operation, first, "delete", ()), timeout_ms))
+        return self.receipt(await self.change(key, Request(operation, first, "delete", ()), timeout_ms))
 
     async def retime(
         self, key: bytes, operation: OperationId, expires_ms: int, timeout_ms: int, *, first: bool
     ) -> tuple[Any, ...] | None:
         """Change the expiry; None when there is no such key."""
         request = Request(operation, first, "retime", (expires_ms, 0))
-        outcome, acked = await self.change(key, request, timeout_ms)
-        return self._receipt(outcome, acked) if outcome.applied else None
+        settled = await self.change(key, request, timeout_ms)
+        return self.receipt(settled) if settled[0].applied else None
 
-    def _receipt(self, outcome: Outcome, acked: Iterable[NodeId]) -> tuple[Any, ...]:
+    def receipt(self, settled: Settled) -> tuple[Any, ...]:
+        """What a client learns about a put or a delete."""
+        outcome, acked = settled
         existed = bool(outcome.flags & window.EXISTED)
         return messages.encode_receipt(
             outcome.version, self._coordinator.topology.epoch, tuple(acked), False, existed, 3
         )
+
+    def changed(self, settled: Settled) -> tuple[Any, ...]:
+        """What a client learns about a change by name."""
+        return messages.encode_changed(settled[0], self._coordinator.topology.epoch, settled[1])
 
     # --- plain writes that met a register ------------------------------------------------
 
@@ -172,7 +196,8 @@ class Linear:
             if name is None:
                 raise errors.NeedsRegister
             outcome, acked = await self._registers.change(write.key, request, write.deadline)
-            check(outcome, request)
+            if (failure := failure_of(outcome, request)) is not None:
+                raise failure
         except errors.KVError as error:
             # The plain record was sent, and may yet be adopted: nothing is definite any more.
             write.fail_with(errors.Unresolved(message=error.message) if error.definite and name else error)
@@ -196,14 +221,15 @@ class Linear:
             coordinator.in_flight -= 1
 
 
-def check(outcome: Outcome, request: Request) -> None:
-    """Raises the error that an outcome stands for; an outcome that is a plain yes or no raises nothing."""
+def failure_of(outcome: Outcome, request: Request) -> errors.KVError | None:
+    """The error that an outcome stands for; None when it is a plain yes or no."""
+    if not outcome.flags & (TOO_OLD | window.CANCELLED | BAD_TYPE):
+        return None
     if outcome.flags & TOO_OLD:
-        raise errors.Forgotten(operation=request.operation.hex())
-    if outcome.flags & window.CANCELLED and request.name != "resolve":
-        raise errors.Cancelled(operation=request.operation.hex())
+        return errors.Forgotten(operation=request.operation.hex())
     if outcome.flags & BAD_TYPE:
-        raise errors.NotANumber(key="the key", found="something else")
+        return errors.NotANumber(key="the key", found="something else")
+    return errors.Cancelled(operation=request.operation.hex()) if request.name != "resolve" else None
 
 
 def _change_of(record: bytes) -> tuple[Any, tuple[Any, ...]]:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol, cast
 
 from kvstore import errors, limits
+from kvstore.core.node_clock import NodeClock
 from kvstore.core.topology import NodeInfo
 from kvstore.node.turn import Turn
 from kvstore.types import NodeId
@@ -139,8 +140,8 @@ class Link:
 
     __slots__ = (
         "_loop", "_marked", "_next_id", "_packer", "_peeks", "_pending", "_read_deadline", "_readers",
-        "_reads", "_repairs", "_session", "_turn", "_votes", "_writes", "epoch", "info", "last_heard",
-        "lost", "number", "peer_epoch", "reason", "transport", "up",
+        "_reads", "_repairs", "_session", "_turn", "_votes", "_writes", "clock", "epoch", "info",
+        "last_heard", "lost", "number", "peer_epoch", "reason", "transport", "up",
     )  # fmt: skip
 
     def __init__(self, *, info: NodeInfo, turn: Turn, loop: asyncio.AbstractEventLoop) -> None:
@@ -159,6 +160,8 @@ class Link:
         self._votes = _Questions("register", messages.decode_voted, _tell_vote)
         self._peeks = _Questions("peek", messages.decode_shown, _tell_peek)
         self.transport: asyncio.Transport | None = None
+        self.clock = NodeClock()
+        """The peer's steady clock."""
         self.info = info
         self.number = info.number
         self.epoch = 0

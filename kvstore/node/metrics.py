@@ -28,6 +28,8 @@ class Counters:
     """Requests dropped because their deadline had passed before we read them."""
     register_rounds: int = 0
     """Rounds that this node proposed."""
+    register_prepares: int = 0
+    """Of them those that had to prepare first."""
     register_retries: int = 0
     """Rounds that had to be repeated at a higher ballot."""
     register_reads_slow: int = 0

@@ -110,6 +110,7 @@ class Node:
         self._replica = parts.replica
         self._links = parts.links
         self._coordinator = parts.coordinator
+        self._proposers = parts.proposers
         self._service = parts.service
         self._peer_service = parts.peer_service
         self._adopt(topology)
@@ -139,6 +140,7 @@ class Node:
                     part.cancel()
         finally:
             self._tasks = None
+            self._proposers.close()
             for server in servers:
                 server.close()
             for stream in [*self._service.streams.values(), *self._peer_service.streams.values()]:

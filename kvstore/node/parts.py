@@ -20,6 +20,7 @@ from kvstore.node.link import Link
 from kvstore.node.metrics import Counters
 from kvstore.node.options import NodeOptions
 from kvstore.node.peer_service import PeerService
+from kvstore.node.proposers import Proposers
 from kvstore.node.registers import Registers
 from kvstore.node.replica import Replica
 from kvstore.node.scanning import Scanner
@@ -106,6 +107,7 @@ class Parts:
             counters=counters,
             durable=durability is Durability.ALWAYS or options.unsafe_registers,
         )
+        self.proposers = self._new_proposers()
         self._registers = self._new_registers()
         self.service = self._new_service()
         self.peer_service = self._new_peer_service(topology)
@@ -129,8 +131,8 @@ class Parts:
         coordinator.refusing = "it is starting"
         return coordinator
 
-    def _new_registers(self) -> Registers:
-        return Registers(
+    def _new_proposers(self) -> Proposers:
+        return Proposers(
             number=self._number,
             topology=lambda: self.coordinator.topology,
             links=self.links,
@@ -139,6 +141,18 @@ class Parts:
             ceiling=self._ceiling,
             trusted_now=self.coordinator.trusted_now,
             deadlines=self.deadlines,
+            dice=self._world.dice,
+            loop=self._loop,
+            counters=self._counters,
+            bug=self._ways.bug,
+        )
+
+    def _new_registers(self) -> Registers:
+        return Registers(
+            number=self._number,
+            topology=lambda: self.coordinator.topology,
+            links=self.links,
+            proposers=self.proposers,
             spawn=self._ways.spawn,
             dice=self._world.dice,
             loop=self._loop,
@@ -192,8 +206,7 @@ class Parts:
             replica=self.replica,
             store=self._store,
             acceptor=self._acceptor,
-            registers=self._registers,
-            spawn=self._ways.spawn,
+            proposers=self.proposers,
             clock=self._world.clock,
             turn=self._turn,
             loop=self._loop,

@@ -11,17 +11,16 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from typing import Any
 
-from kvstore import errors
-from kvstore.core.changes import Request
+from kvstore import errors, limits
 from kvstore.core.topology import Topology
 from kvstore.core.witness import Witness
 from kvstore.node.acceptor import Acceptor
 from kvstore.node.metrics import Counters
 from kvstore.node.options import NodeOptions
-from kvstore.node.registers import Registers
+from kvstore.node.proposers import Proposers, Settled
 from kvstore.node.replica import Replica
 from kvstore.node.scanning import local_page
 from kvstore.node.stream import Stream
@@ -47,8 +46,7 @@ class PeerService:
         replica: Replica,
         store: Store,
         acceptor: Acceptor,
-        registers: Registers,
-        spawn: Callable[[Coroutine[Any, Any, None]], None],
+        proposers: Proposers,
         clock: Clock,
         turn: Turn,
         loop: asyncio.AbstractEventLoop,
@@ -66,8 +64,7 @@ class PeerService:
         self._replica = replica
         self._store = store
         self._acceptor = acceptor
-        self._registers = registers
-        self._spawn = spawn
+        self._proposers = proposers
         self._clock = clock
         self._turn = turn
         self._loop = loop
@@ -125,12 +122,16 @@ class PeerService:
             raise errors.Amnesiac(node=known.name)
         stream.who = hello.node
         stream.welcome()
-        stream.respond(msgid, self._greeting())
+        stream.respond(msgid, {**self._greeting(), "steady_ms": self._steady_ms()})
 
     def _ping(self, stream: Stream, msgid: int, params: Any) -> None:
         if len(params) > 1:
             self._witness.believes(NodeId(stream.who), messages.told_of(params[1]))
-        stream.respond(msgid, self._clock.wall_ms())
+        stream.respond(msgid, [self._clock.wall_ms(), self._steady_ms()])
+
+    def _steady_ms(self) -> int:
+        """A clock that nobody sets: by it peers say when their changes are void."""
+        return int(self._clock.monotonic() * 1000)
 
     def _topology(self, stream: Stream, msgid: int, params: Any) -> None:
         del params
@@ -190,19 +191,24 @@ class PeerService:
         stream.respond(msgid, self._acceptor.peek(skeys))
 
     def _change(self, stream: Stream, msgid: int, params: Any) -> None:
-        epoch, budget_ms, key, request = messages.decode_forward(params)
+        epoch, void_ms, key, request = messages.decode_forward(params)
         self._check_epoch(epoch)
-        self._spawn(self._run_change(stream, msgid, key, request, budget_ms))
+        left_ms = void_ms - self._steady_ms()
+        if left_ms < 0:
+            # It was held up, in a socket or by a cut. Whoever sent it has tried elsewhere, and the register
+            # may have forgotten that since.
+            self._counters.deadline_drops += 1
+            raise errors.TooLate(late_ms=-left_ms)
 
-    async def _run_change(
-        self, stream: Stream, msgid: int, key: bytes, request: Request, budget_ms: int
-    ) -> None:
-        try:
-            outcome, acked = await self._registers.serve(key, request, self._loop.time() + budget_ms / 1000)
-        except errors.KVError as error:
-            stream.fail(msgid, error)
-        else:
-            stream.respond(msgid, messages.encode_changed(outcome, self.topology.epoch, acked))
+        def done(settled: Settled | None, error: errors.KVError | None) -> None:
+            if settled is not None:
+                stream.respond(msgid, messages.encode_changed(settled[0], self.topology.epoch, settled[1]))
+            elif error is not None:
+                stream.fail(msgid, error)
+
+        self._proposers.submit(
+            key, request, self._loop.time() + min(left_ms, limits.TIMEOUT_MS_MAX) / 1000, done
+        )
 
     def adopt(self, topology: Topology) -> None:
         """Answer by this topology from now on."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from kvstore.core.quorum import Verdict
 from kvstore.core.register import Glance, Phase, Round
@@ -13,14 +14,15 @@ from kvstore.wire.register_messages import BEATEN, GRANTED
 
 
 class PhaseWait:
-    """Counts the votes of one phase; `future` has its verdict."""
+    """Counts the votes of one phase, and tells its verdict once."""
 
-    __slots__ = ("_phase", "_round", "future")
+    __slots__ = ("_decided", "_phase", "_round", "bucket")
 
-    def __init__(self, current: Round, phase: Phase, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, current: Round, decided: Callable[[Verdict], None]) -> None:
         self._round = current
-        self._phase = phase
-        self.future: asyncio.Future[Verdict] = loop.create_future()
+        self._phase = current.phase
+        self._decided: Callable[[Verdict], None] | None = decided
+        self.bucket: Bucket | None = None
 
     def voted(self, node: NodeId, vote: Vote) -> None:
         """An acceptor answered."""
@@ -45,8 +47,13 @@ class PhaseWait:
         self._settle(Verdict.LOST)
 
     def _settle(self, verdict: Verdict) -> None:
-        if verdict is not Verdict.PENDING and not self.future.done():
-            self.future.set_result(verdict)
+        decided = self._decided
+        if verdict is Verdict.PENDING or decided is None:
+            return
+        self._decided = None
+        if self.bucket is not None:
+            self.bucket.pop(id(self), None)
+        decided(verdict)
 
 
 class GlanceWait:

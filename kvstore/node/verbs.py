@@ -21,6 +21,7 @@ from kvstore.node.client_stream import ClientStream, receipt
 from kvstore.node.coordinator import Coordinator
 from kvstore.node.linear import Linear
 from kvstore.node.options import NodeOptions
+from kvstore.node.proposers import Settled
 from kvstore.node.scanning import Scanner
 from kvstore.node.waiting import Gather, Waiting
 from kvstore.ports import Clock
@@ -152,24 +153,15 @@ class Verbs:
     def put_linear(self, stream: ClientStream, msgid: int, put: messages.Put) -> None:
         """Store a value in a round."""
         options = put.options
+        admission.check_value(put.value, self._options.value_bytes_max)
         expires_ms = self.expires(options) if options.ttl_ms or options.expires_ms else 0
-        steps = self._linear.put(
-            put.key,
-            put.operation,
-            put.value,
-            expires_ms,
-            self._timeout_ms(options),
-            first=_is_first(options),
-        )
-        self.start(stream, msgid, steps)
+        request = Request(put.operation, _is_first(options), "put", (put.value, expires_ms))
+        self._change(stream, msgid, put.key, request, options, self._linear.receipt)
 
     def delete_linear(self, stream: ClientStream, msgid: int, delete: messages.Retime) -> None:
         """Delete in a round."""
-        options = delete.options
-        steps = self._linear.delete(
-            delete.key, delete.operation, self._timeout_ms(options), first=_is_first(options)
-        )
-        self.start(stream, msgid, steps)
+        request = Request(delete.operation, _is_first(delete.options), "delete", ())
+        self._change(stream, msgid, delete.key, request, delete.options, self._linear.receipt)
 
     def get_linear(self, stream: ClientStream, msgid: int, get: messages.Get) -> None:
         """Read what is certain now."""
@@ -178,19 +170,31 @@ class Verbs:
 
     def change(self, stream: ClientStream, msgid: int, change: messages.Change) -> None:
         """Change a register by name."""
-        admission.check_key(change.key)
         for value in change.args:
             if isinstance(value, bytes):
                 admission.check_value(value, self._options.value_bytes_max)
-        self.start(stream, msgid, self._change(change))
-
-    async def _change(self, change: messages.Change) -> tuple[Any, ...]:
         options = change.options
         expires_ms = self.expires(options) if options.ttl_ms or options.expires_ms else 0
         first = _is_first(options) and change.name != "resolve"
         request = Request(change.operation, first, change.name, change.full_args(int(expires_ms)))
-        outcome, acked = await self._linear.change(change.key, request, self._timeout_ms(options))
-        return messages.encode_changed(outcome, self._coordinator.topology.epoch, acked)
+        self._change(stream, msgid, change.key, request, options, self._linear.changed)
+
+    def _change(
+        self,
+        stream: ClientStream,
+        msgid: int,
+        key: bytes,
+        request: Request,
+        options: messages.Options,
+        shape: Callable[[Settled], tuple[Any, ...]],
+    ) -> None:
+        def done(settled: Settled | None, error: errors.KVError | None) -> None:
+            if settled is not None:
+                stream.respond(msgid, shape(settled))
+            elif error is not None:
+                stream.fail(msgid, error)
+
+        self._linear.start(key, request, self._timeout_ms(options), done)
 
     # --- counters -----------------------------------------------------------------------
 

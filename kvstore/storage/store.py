@@ -163,20 +163,25 @@ class Store:
 
     # --- writing ------------------------------------------------------------------------
 
-    def apply(self, skey: bytes, record: bytes, now_ms: int, *, repair: bool = False) -> int:
+    def apply(
+        self, skey: bytes, record: bytes, now_ms: int, *, repair: bool = False, held: bytes | None = None
+    ) -> int:
         """Stage a record if it is newer than what is held; returns an `Applied`.
 
         It is durable when a later `commit` says so. `repair` marks a copy that other replicas already
-        hold: it is taken even when the disk is too full for clients. Raises DamagedRecord.
+        hold: it is taken even when the disk is too full for clients. `held` saves a look for what is held,
+        when it was looked up in this very turn. Raises DamagedRecord.
         """
         group = self._group
         if self.failed is not None:
             return _FAILED
-        old = group.staged.get(skey)
+        old = held
         if old is None:
-            old = group.flying.get(skey)
+            old = group.staged.get(skey)
             if old is None:
-                old = self.get(skey)
+                old = group.flying.get(skey)
+                if old is None:
+                    old = self.get(skey)
         version = record[:8]
         # The first two conditions say for most records, without a call, that they are newer.
         if old is not None and (version <= old[:8] or (record[17] | old[17]) & records.SPECIAL):

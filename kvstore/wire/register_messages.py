@@ -131,24 +131,28 @@ _PEER_ARGS: dict[str, _Shape] = {
 }
 
 
-def encode_forward(epoch: int, budget_ms: int, key: bytes, request: Request) -> list[Any]:
-    """`[epoch, budget_ms, key, operation, first, name, args]`: run this change where you are."""
-    return [epoch, budget_ms, key, request.operation, request.first, request.name, request.args]
+def encode_forward(epoch: int, void_ms: int, key: bytes, request: Request) -> list[Any]:
+    """`[epoch, void_ms, key, operation, first, name, args]`: run this change where you are.
+
+    Not after `void_ms` of your steady clock: by then it was tried elsewhere, and a register remembers only
+    so many outcomes.
+    """
+    return [epoch, void_ms, key, request.operation, request.first, request.name, request.args]
 
 
 def decode_forward(params: Sequence[Any]) -> tuple[int, int, bytes, Request]:
     """The other way. Raises errors.Malformed, errors.BadOption."""
     if len(params) == 7:
-        epoch, budget_ms, key, operation, first, name, args = params
+        epoch, void_ms, key, operation, first, name, args = params
         if (
-            type(epoch) is type(budget_ms) is int
+            type(epoch) is type(void_ms) is int
             and type(key) is type(operation) is bytes
             and len(operation) == 16
             and type(first) is bool
         ):
             _check_args(name, args, _PEER_ARGS)
-            return epoch, budget_ms, key, Request(OperationId(operation), first, name, args)
-    raise errors.Malformed(reason="change takes epoch, budget, key, operation, first, name, arguments")
+            return epoch, void_ms, key, Request(OperationId(operation), first, name, args)
+    raise errors.Malformed(reason="change takes epoch, void, key, operation, first, name, arguments")
 
 
 def decode_votes(params: Sequence[Any]) -> tuple[int, list[tuple[int, bytes, Any]]]:

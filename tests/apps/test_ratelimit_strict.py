@@ -17,7 +17,9 @@ from kvstore.apps.ratelimit.limit import Algorithm, Limit
 from kvstore.apps.ratelimit.limiter import Limiter, Outcome, Source, UnknownRule
 from kvstore.apps.ratelimit.rules import Mode, OnFailure, Rule, Rules
 from kvstore.client.caller import Caller
-from kvstore.node.registers import Registers, Settled
+from kvstore.core.changes import Request
+from kvstore.node.proposers import OnSettled, Settled
+from kvstore.node.registers import Registers
 from kvstore.server import local_nodes
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
@@ -91,6 +93,7 @@ def dropped(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return lost
 
 
+@pytest.mark.patches
 @pytest.mark.parametrize("rule", BY_ALGORITHM)
 async def test_a_lost_answer_charges_once(
     kv: Client, clock: ManualClock, dropped: list[str], rule: str
@@ -102,21 +105,25 @@ async def test_a_lost_answer_charges_once(
     assert len(dropped) == 3
 
 
+@pytest.mark.patches
 @pytest.mark.parametrize("rule", ["token_bucket", "fixed_window"])
 async def test_what_nobody_could_tell_is_resolved_and_charged_once(
     kv: Client, clock: ManualClock, monkeypatch: pytest.MonkeyPatch, rule: str
 ) -> None:
-    honest = Registers.change
+    honest = Registers.start
     silenced: list[str] = []
 
-    async def silent(self: Registers, *call: Any) -> Settled:
-        settled = await honest(self, *call)
-        if call[1].name in ("incr", "cas_version"):
-            silenced.append(call[1].name)
-            raise errors.QuorumTimeout(operation=call[1].name, needed=2, acked=1, missing="n9")
-        return settled
+    def silent(self: Registers, key: bytes, request: Request, deadline: float, done: OnSettled) -> None:
+        def told(settled: Settled | None, error: errors.KVError | None) -> None:
+            if request.name in ("incr", "cas_version"):
+                silenced.append(request.name)
+                settled = None
+                error = errors.QuorumTimeout(operation=request.name, needed=2, acked=1, missing="n9")
+            done(settled, error)
 
-    monkeypatch.setattr(Registers, "change", silent)
+        honest(self, key, request, deadline, told)
+
+    monkeypatch.setattr(Registers, "start", silent)
     limiter = limiter_of(kv, BY_ALGORITHM, clock, timeout_s=2.0)
     assert (await limiter.check(rule, "k")).source is Source.STRICT
     assert silenced

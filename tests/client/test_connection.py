@@ -298,7 +298,7 @@ async def test_the_nodes_clock_is_learned_again_now_and_then(
     connection.void_after(1.0)
     await asyncio.sleep(0.01)
     assert node.asked("ping") == 0
-    monkeypatch.setattr("kvstore.client.node_clock.COMPARE_EVERY_S", 0.0)
+    monkeypatch.setattr("kvstore.core.node_clock.COMPARE_EVERY_S", 0.0)
     connection.void_after(1.0)
     await until(lambda: node.asked("ping") == 1)
 

@@ -34,6 +34,7 @@ async def test_many_adders_lose_nothing(local: LocalNodes) -> None:
         assert found.value == b"740"
 
 
+@pytest.mark.patches
 async def test_a_lost_answer_counts_once(local: LocalNodes, monkeypatch: pytest.MonkeyPatch) -> None:
     honest = Caller._try
     lost: list[str] = []

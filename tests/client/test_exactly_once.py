@@ -11,8 +11,11 @@ import kvstore
 from kvstore import errors
 from kvstore.client.caller import Caller
 from kvstore.client.registers import Applied
-from kvstore.node.registers import Registers, Settled
+from kvstore.core.changes import Request
+from kvstore.node.proposers import OnSettled, Settled
+from kvstore.node.registers import Registers
 
+pytestmark = pytest.mark.patches
 Client = kvstore.Client
 LINEAR = "linearizable"
 
@@ -131,15 +134,18 @@ async def test_a_plain_write_that_met_a_register_is_not_done_twice(kv: Client, d
 async def test_what_nobody_could_answer_is_resolved_into_a_fact(
     kv: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = Registers.change
+    honest = Registers.start
 
-    async def silent(self: Registers, *call: Any) -> Settled:
-        settled = await honest(self, *call)
-        if call[1].name == "incr":
-            raise errors.QuorumTimeout(operation="incr", needed=2, acked=1, missing="n9")
-        return settled
+    def silent(self: Registers, key: bytes, request: Request, deadline: float, done: OnSettled) -> None:
+        def told(settled: Settled | None, error: errors.KVError | None) -> None:
+            if request.name == "incr":
+                settled = None
+                error = errors.QuorumTimeout(operation="incr", needed=2, acked=1, missing="n9")
+            done(settled, error)
 
-    monkeypatch.setattr(Registers, "change", silent)
+        honest(self, key, request, deadline, told)
+
+    monkeypatch.setattr(Registers, "start", silent)
     with pytest.raises(errors.Unresolved) as caught:
         await kv.incr("k", 3, timeout=0.5)
     operation = caught.value.operation
@@ -153,20 +159,22 @@ async def test_what_nobody_could_answer_is_resolved_into_a_fact(
 async def test_what_never_arrived_is_resolved_as_never_applied_for_good(
     kv: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = Registers.change
-    held: list[tuple[Any, ...]] = []
+    honest = Registers.start
+    held: list[tuple[Registers, bytes, Request, float]] = []
 
-    async def held_up(self: Registers, *call: Any) -> Settled:
-        if call[1].name == "incr":
-            held.append((self, *call))
-            raise errors.QuorumTimeout(operation="incr", needed=2, acked=0, missing="n9")
-        return await honest(self, *call)
+    def held_up(self: Registers, key: bytes, request: Request, deadline: float, done: OnSettled) -> None:
+        if request.name == "incr":
+            held.append((self, key, request, deadline))
+            done(None, errors.QuorumTimeout(operation="incr", needed=2, acked=0, missing="n9"))
+        else:
+            honest(self, key, request, deadline, done)
 
-    monkeypatch.setattr(Registers, "change", held_up)
+    monkeypatch.setattr(Registers, "start", held_up)
     with pytest.raises(errors.Unresolved) as caught:
         await kv.incr("k", 3, timeout=0.5)
     assert not await kv.resolve(caught.value.operation)
     registers, key, request, deadline = held[0]
-    outcome, _ = await honest(registers, key, request, deadline + 5)
+    monkeypatch.undo()
+    outcome, _ = await registers.change(key, request, deadline + 5)
     assert not outcome.applied, "the try that was held up comes too late"
     assert await value(kv, "k") is None

@@ -39,7 +39,9 @@ class Register:
     def fold(self, requests: list[Request], now: int = NOW) -> list[Outcome]:
         versions = [Version(self.version + n + 1) for n in range(len(requests))]
         self.version += len(requests)
-        self.record, outcomes = fold(self.record, requests, versions=versions, now_ms=now)
+        self.record, outcomes = fold(
+            self.record, requests, ballot=versions[-1], versions=versions, now_ms=now
+        )
         assert records.is_well_formed(self.record)
         assert records.version_of(self.record) == versions[-1]
         return outcomes
@@ -246,22 +248,23 @@ def test_a_window_comes_out_as_it_went_in(
 
 @given(st.binary(max_size=60))
 def test_bytes_that_are_no_window_are_told(payload: bytes) -> None:
-    if window.is_well_formed(payload):
+    if window.is_well_formed(payload, 0):
         changed, found, value = window.decode(payload)
         assert len(window.encode(changed, found, value)) == len(payload)
 
 
 def test_a_window_whose_lengths_do_not_add_up_is_told() -> None:
     payload = window.encode(1, Window().adding([(op(1), Outcome(APPLIED, Version(1), b"abc"))]), b"v")
-    assert window.is_well_formed(payload)
+    assert window.is_well_formed(payload, 0)
     for cut in range(len(payload) - 1):
-        assert not window.is_well_formed(payload[:cut])
+        assert not window.is_well_formed(payload[:cut], 0)
     with pytest.raises(ValueError, match="add up"):
         window.decode(payload[:19] + b"\x7f" + payload[20:])
     with pytest.raises(ValueError, match="add up"):
         fold(
             records.encode(Version(1), 0, Kind.VALUE, b"\1", flags=records.FLAG_STRONG),
             [Request(op(1), True, "get", ())],
+            ballot=Version(2),
             versions=[Version(2)],
             now_ms=NOW,
         )
@@ -282,13 +285,13 @@ def test_lengths_inside_a_window_are_checked_when_somebody_looks(value: bytes | 
     for length in (1, 4, 200):
         raw = sound.raw[:at] + bytes((length,)) + sound.raw[at + 1 :]
         payload = window.encode(1, sound._replace(raw=raw), b"v")
-        assert not window.is_well_formed(payload)
+        assert not window.is_well_formed(payload, 0)
         with pytest.raises(ValueError, match="add up"):
             window.decode(payload)[1].find(op(2))
     cut = window.encode(1, sound._replace(raw=sound.raw[:-1]), b"v")
-    assert not window.is_well_formed(cut)
+    assert not window.is_well_formed(cut, 0)
     one_more = sound._replace(number=3, raw=sound.raw + bytes(28))
-    assert not window.is_well_formed(window.encode(1, one_more, b"v"))
+    assert not window.is_well_formed(window.encode(1, one_more, b"v"), 0)
 
 
 def test_the_window_is_bounded_in_number_and_bytes_and_keeps_the_newest() -> None:

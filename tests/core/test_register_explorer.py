@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from register_explorer import OWNERS, Call, Explorer, Rules
+from register_explorer import OWNERS, Explorer, Rules
+from register_orders import Call
 
 from kvstore.core import record as records
 from kvstore.core import register
 from kvstore.core.quorum import Verdict
 from kvstore.core.record import Order
 from kvstore.core.register import Glance
+from kvstore.core.version import NODE_BITS
 from kvstore.types import NodeId
 
 
@@ -27,10 +29,16 @@ def put(value: bytes, after: int = -1) -> Call:
     return Call("put", (value, 0), after=after)
 
 
+def then_incr(by: int, succeeds: int) -> Call:
+    """By the proposer of an earlier call, without a prepare."""
+    return Call("incr", (by, 0, None, None, 0), succeeds=succeeds)
+
+
 def get(after: int = -1) -> Call:
     return Call("get", after=after)
 
 
+_SUCCESSION = (incr(1), then_incr(10, succeeds=0), incr(100))
 SOUND: dict[str, Explorer] = {
     "two increments, answers lost": Explorer((incr(1), incr(10))),
     "two increments, each tried twice": Explorer((incr(1), incr(10)), attempts=2, lost_answers=False),
@@ -51,6 +59,19 @@ SOUND: dict[str, Explorer] = {
     ),
     "two compare-and-sets from nothing, and a read": Explorer(
         (Call("cas_value", (None, b"a", 0)), Call("cas_value", (None, b"b", 0)), get()), lost_answers=False
+    ),
+    "an increment, its successor, and another proposer": Explorer(
+        _SUCCESSION, lost_answers=False, close=True
+    ),
+    "a successor and another proposer, with merges": Explorer(
+        _SUCCESSION, merges=1, lost_answers=False, close=True
+    ),
+    "a successor tried again, and another proposer": Explorer(_SUCCESSION, attempts=2, lost_answers=False),
+    "a successor and reads in a row, with merges": Explorer(
+        (incr(1), then_incr(10, succeeds=0), get(), get(after=2)), merges=1, lost_answers=False
+    ),
+    "a successor of a successor, answers lost": Explorer(
+        (incr(1), then_incr(10, succeeds=0), then_incr(100, succeeds=1), get(after=1))
     ),
 }
 
@@ -87,6 +108,19 @@ def anonymous(record: bytes | None) -> bytes | None:
         return record
     kind = records.kind_of(record)
     return records.encode(records.version_of(record), 0, kind, records.payload_of(record))
+
+
+def promise_between(promised: int, held: bytes | None, ballot: int) -> int:
+    """A ballot between a record and its successor."""
+    top = max(promised, records.version_of(held) if held is not None else 0)
+    return 0 if ballot > top else top
+
+
+def accept_between(promised: int, held: bytes | None, record: bytes) -> int:
+    ballot, version = records.version_of(record), records.version_of(held) if held is not None else 0
+    if ballot >= promised and (ballot > version or (held is not None and held == record)):
+        return 0
+    return max(promised, version)
 
 
 class Blind(Glance):
@@ -128,6 +162,21 @@ MUTANTS: dict[str, Explorer] = {
         attempts=2,
         lost_answers=False,
     ),
+    "a ballot taken between a record and its successor": Explorer(
+        _SUCCESSION,
+        rules=Rules(on_prepare=promise_between, on_accept=accept_between),
+        lost_answers=False,
+        close=True,
+    ),
+    "a successor proposed twice": Explorer(
+        (incr(1), then_incr(10, succeeds=0), then_incr(100, succeeds=0), get(after=1)),
+        rules=Rules(succeeds_once=False),
+        merges=1,
+        lost_answers=False,
+    ),
+    "no prepare for a ballot that is not the successor": Explorer(
+        _SUCCESSION, rules=Rules(next_ballot=lambda ballot: ballot + (4 << NODE_BITS)), lost_answers=False
+    ),
     "a fast read that ignores a higher promise": Explorer(
         (get(), incr(1), incr(10)), rules=Rules(glance=Blind), merges=1, lost_answers=False
     ),
@@ -149,6 +198,7 @@ MUTANTS: dict[str, Explorer] = {
 }
 
 
+@pytest.mark.patches
 @pytest.mark.parametrize("name", MUTANTS)
 def test_without_the_rule_an_interleaving_has_no_order(name: str) -> None:
     explorer = MUTANTS[name]
@@ -166,6 +216,7 @@ def test_with_the_rule_the_same_calls_have_an_order(name: str) -> None:
         merges=mutant.merges,
         restarts=mutant.restarts,
         lost_answers=mutant.lost_answers,
+        close=mutant.close,
         states_max=10_000,
     )
     assert sound.run() is None

@@ -6,12 +6,16 @@ import pytest
 
 from kvstore.core import record as records
 from kvstore.core import register, window
+from kvstore.core.leads import Leads
 from kvstore.core.quorum import Verdict
 from kvstore.core.register import Glance, Phase, Round
+from kvstore.core.version import NODE_BITS, after, node_of, pack
 from kvstore.types import Kind, NodeId, Version
 
 A, B, C = NodeId(1), NodeId(2), NodeId(3)
 OWNERS = (A, B, C)
+NEXT = 1 << NODE_BITS
+"""From a ballot to its successor."""
 
 
 def strong(version: int, value: bytes = b"v") -> bytes:
@@ -30,9 +34,13 @@ def plain(version: int) -> bytes:
         (5, None, 6, 0),
         (5, None, 5, 5),
         (5, None, 4, 5),
-        (0, strong(7), 7, 7),
-        (5, strong(7), 6, 7),
-        (9, strong(7), 8, 9),
+        (0, strong(7), 7, NEXT + 6),
+        (0, strong(7), NEXT + 6, NEXT + 6),
+        (0, strong(7), NEXT + 7, 0),
+        (5, strong(7), 6, NEXT + 6),
+        (9, strong(7), 8, NEXT + 6),
+        (NEXT + 9, strong(7), NEXT + 8, NEXT + 9),
+        (0, plain(7), 7, 7),
         (0, plain(7), 8, 0),
     ],
 )
@@ -49,9 +57,15 @@ def test_a_promise_needs_more_than_all_before(
         (3, None, strong(3), 0),
         (4, None, strong(3), 4),
         (0, strong(3), strong(3), 0),
-        (0, strong(3, b"a"), strong(3, b"b"), 3),
-        (4, strong(3), strong(3), 4),
-        (0, strong(5), strong(3), 5),
+        (0, strong(3, b"a"), strong(3, b"b"), NEXT + 2),
+        (4, strong(3), strong(3), NEXT + 2),
+        (NEXT + 5, strong(3), strong(3), NEXT + 5),
+        (0, strong(5), strong(3), NEXT + 4),
+        (0, strong(5), strong(6), NEXT + 4),
+        (0, strong(5), strong(NEXT + 4), NEXT + 4),
+        (0, strong(5), strong(NEXT + 5), 0),
+        (NEXT + 5, strong(5), strong(NEXT + 5), 0),
+        (NEXT + 6, strong(5), strong(NEXT + 5), NEXT + 6),
         (2, plain(5), strong(3), 5),
         (2, plain(2), strong(3), 0),
     ],
@@ -77,6 +91,41 @@ def test_a_round_adopts_the_highest_and_counts_each_owner_once() -> None:
     assert current.acked == (A, C)
     assert current.beaten_by == 12
     assert current.verdict is Verdict.REACHED
+
+
+def test_the_successor_is_the_next_version_of_the_same_node() -> None:
+    for version in (pack(1_800_000_000_000, 7, B), pack(1_800_000_000_000, 4_095, C)):
+        assert register.successor(strong(version)) == after(version, node_of(version))
+
+
+def test_a_round_that_succeeds_another_only_accepts() -> None:
+    current = Round.succeeding(OWNERS, strong(3))
+    assert (current.phase, current.ballot, current.highest) == (Phase.ACCEPT, NEXT + 3, strong(3))
+    assert current.promised(A, strong(9)) is Verdict.PENDING
+    assert current.accepted(A) is Verdict.PENDING
+    assert current.refused(B, 5_000, Phase.ACCEPT) is Verdict.PENDING
+    assert current.accepted(C) is Verdict.REACHED
+    assert (current.acked, current.beaten_by) == ((A, C), 5_000)
+
+
+def test_a_lead_is_taken_once_and_ends_with_its_epoch() -> None:
+    leads = Leads(capacity=2)
+    leads.won(b"a", Version(1), epoch=1)
+    assert leads.take(b"a", epoch=1) == 1
+    assert leads.take(b"a", epoch=1) is None
+    leads.won(b"a", Version(2), epoch=1)
+    assert leads.take(b"a", epoch=2) is None
+    leads.won(b"b", Version(3), epoch=2)
+    assert leads.take(b"a", epoch=2) is None, "other owners accepted that"
+
+
+def test_the_leads_won_first_are_forgotten_first() -> None:
+    leads = Leads(capacity=2)
+    for number, key in enumerate((b"a", b"b", b"a", b"c")):
+        leads.take(key, epoch=0)
+        leads.won(key, Version(number), epoch=0)
+    assert len(leads) == 2
+    assert [leads.take(key, epoch=0) for key in (b"a", b"b", b"c")] == [2, None, 3]
 
 
 def test_a_strong_record_beats_a_plain_one_of_a_higher_version() -> None:

@@ -26,17 +26,22 @@ class Detached:
     def __init__(self, directory: Path, base_port: int) -> None:
         self._up = [*KV, "up", "--detach", "--dir", str(directory), "--base-port", str(base_port)]
         self._directory = directory
+        self._environment = {name: value for name, value in os.environ.items() if not name.startswith("KV_")}
         self.urls = [f"kv://127.0.0.1:{base_port + at}" for at in range(3)]
 
     def up(self) -> None:
         """Start what does not run."""
-        subprocess.run(self._up, check=True, capture_output=True, timeout=60)
+        self._run(self._up)
 
     def down(self) -> None:
         """Stop all in order."""
-        subprocess.run(
-            [*KV, "down", "--dir", str(self._directory)], check=True, capture_output=True, timeout=60
+        self._run([*KV, "down", "--dir", str(self._directory)])
+
+    def _run(self, command: list[str]) -> None:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=60, check=False, env=self._environment
         )
+        assert done.returncode == 0, done.stderr
 
     def pid(self, name: str) -> int:
         """The process of a node, by its data directory in its command line."""

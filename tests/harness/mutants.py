@@ -15,13 +15,15 @@ import pytest
 from kvstore import errors
 from kvstore.core import quorum, reading, register, writing
 from kvstore.core import record as records
+from kvstore.core.changes import Request
 from kvstore.core.quorum import Verdict
 from kvstore.core.register import Glance
 from kvstore.core.skew import ClockGuard
 from kvstore.core.window import Outcome, Window
 from kvstore.node import replica as replicas
 from kvstore.node.coordinator import Coordinator
-from kvstore.node.registers import Registers, Settled
+from kvstore.node.proposers import OnSettled, Settled
+from kvstore.node.registers import Registers
 from kvstore.storage import recovery
 from kvstore.storage import store as stores
 from kvstore.types import Consistency, NodeId, OperationId
@@ -150,15 +152,16 @@ def a_read_takes_the_highest_answer(patch: Patch) -> None:
 
 def timeouts_told_as_refusals(patch: Patch) -> None:
     """Rule: what was sent in an accept may have been applied (RELIABILITY P12)."""
-    honest = Registers.change
+    honest = Registers.start
 
-    async def change(self: Registers, *call: Any) -> Settled:
-        try:
-            return await honest(self, *call)
-        except errors.Unresolved:
-            raise errors.NoMajority(operation="honestly") from None
+    def start(self: Registers, key: bytes, request: Request, deadline: float, done: OnSettled) -> None:
+        def told(settled: Settled | None, error: errors.KVError | None) -> None:
+            unsure = isinstance(error, errors.Unresolved)
+            done(settled, errors.NoMajority(operation="honestly") if unsure else error)
 
-    patch.setattr(Registers, "change", change)
+        honest(self, key, request, deadline, told)
+
+    patch.setattr(Registers, "start", start)
 
 
 def plain_writes_pass_registers_by(patch: Patch) -> None:

@@ -12,29 +12,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import permutations
 from typing import Any, NamedTuple
+
+from register_orders import Call, has_order
 
 from kvstore.core import changes, register
 from kvstore.core import record as records
 from kvstore.core.changes import Request
 from kvstore.core.quorum import Verdict
 from kvstore.core.register import Glance
-from kvstore.core.version import pack
+from kvstore.core.version import NODE_BITS, pack
 from kvstore.types import Kind, NodeId, OperationId, Version
 
 NOW_MS = 1_800_000_000_000
 OWNERS = (NodeId(1), NodeId(2), NodeId(3))
-
-
-class Call(NamedTuple):
-    """What one client wants; `plain` begins as an ordinary write at two acceptors."""
-
-    name: str
-    args: tuple[Any, ...] = ()
-    plain: bool = False
-    after: int = -1
-    """Begins only when that call has ended; -1: any time."""
 
 
 class Held(NamedTuple):
@@ -85,6 +76,10 @@ class Rules:
     collects_tombstones: bool = False
     quorum: int = 2
     """Grants that decide."""
+    succeeds_once: bool = True
+    """A proposer goes on from a record of its own once."""
+    next_ballot: Callable[[int], int] = lambda ballot: ballot + (1 << NODE_BITS)
+    """At which ballot it does so."""
     tells_failures_early: bool = False
     """A change that does not apply is answered after its prepare."""
 
@@ -94,8 +89,8 @@ def operation(number: int) -> OperationId:
     return OperationId((NOW_MS - 10).to_bytes(6, "big") + bytes(9) + bytes((number + 1,)))
 
 
-def _ballot(actor: int, attempt: int, seen: int) -> int:
-    base = int(pack(NOW_MS, 4 * attempt + actor, NodeId(actor + 1)))
+def _ballot(actor: int, attempt: int, seen: int, *, close: bool) -> int:
+    base = int(pack(NOW_MS, 4 * attempt + (0 if close else actor), NodeId(actor + 1)))
     return max(base, (seen >> 10) + 1 << 10 | actor + 1)
 
 
@@ -111,6 +106,7 @@ class Explorer:
         merges: int = 0,
         restarts: int = 0,
         lost_answers: bool = True,
+        close: bool = False,
         states_max: int = 400_000,
     ) -> None:
         self.calls = calls
@@ -119,6 +115,8 @@ class Explorer:
         self.merges = merges
         self.restarts = restarts
         self.lost_answers = lost_answers
+        self.close = close
+        """Ballots of different proposers lie between a ballot and its successor."""
         self.states_max = states_max
         self.states = 0
         self.completed = 0
@@ -201,6 +199,8 @@ class Explorer:
                         yield self._set(
                             world, number, begun._replace(stage="plain", ballot=self._fresh(number, begun))
                         )
+                    elif call.succeeds >= 0:
+                        yield from self._succeed(world, number, begun)
                     elif call.name == "get":
                         yield self._set(world, number, begun._replace(stage="peek"))
                     else:
@@ -212,14 +212,29 @@ class Explorer:
                 if actor.stage in ("prepare", "accept") and actor.attempt < self.attempts and actor.asked:
                     yield self._set(world, number, self._begin(number, actor))
 
+    def _succeed(self, world: World, number: int, begun: Actor) -> Iterator[World]:
+        """Accept right after a round of the same proposer."""
+        source = self.calls[number].succeeds
+        before = world.actors[source]
+        if before.stage != "done":
+            return
+        others = (n for n, call in enumerate(self.calls) if call.succeeds == source and n != number)
+        if self.rules.succeeds_once and any(world.actors[n].stage != "idle" for n in others):
+            yield self._set(world, number, self._begin(number, begun))
+        else:
+            assert before.record is not None
+            ballot = self.rules.next_ballot(before.ballot)
+            went = begun._replace(ballot=ballot, attempt=1)
+            yield self._set(world, number, self._proposing(number, went, before.record))
+
     def _fresh(self, number: int, actor: Actor) -> int:
-        return _ballot(number, actor.attempt, actor.ballot)
+        return _ballot(number, actor.attempt, actor.ballot, close=self.close)
 
     def _begin(self, number: int, actor: Actor) -> Actor:
         attempt = actor.attempt + 1
         return actor._replace(
-            stage="prepare", attempt=attempt, ballot=_ballot(number, attempt, actor.ballot), asked=0,
-            granted=0, refused=False, seen=None, record=None,
+            stage="prepare", attempt=attempt, ballot=_ballot(number, attempt, actor.ballot, close=self.close),
+            asked=0, granted=0, refused=False, seen=None, record=None,
         )  # fmt: skip
 
     def _deliver(self, world: World, number: int, actor: Actor, at: int) -> Iterator[World]:
@@ -289,6 +304,9 @@ class Explorer:
             granted = granted._replace(seen=record)
         if granted.granted.bit_count() < self.rules.quorum:
             return granted
+        return self._proposing(number, granted, granted.seen)
+
+    def _proposing(self, number: int, granted: Actor, seen: bytes | None) -> Actor:
         call = self.calls[number]
         name = "put" if call.plain else call.name
         args = (call.args[0], 0) if call.plain else call.args
@@ -296,7 +314,11 @@ class Explorer:
             operation(self.rules.retry_operation(number, granted.attempt)), not granted.proposed, name, args
         )
         record, (outcome,) = changes.fold(
-            self.rules.adopt(granted.seen), [asked], versions=[Version(granted.ballot)], now_ms=NOW_MS
+            self.rules.adopt(seen),
+            [asked],
+            ballot=Version(granted.ballot),
+            versions=[Version(granted.ballot)],
+            now_ms=NOW_MS,
         )
         early = self.rules.tells_failures_early and not outcome.applied
         return granted._replace(
@@ -339,32 +361,9 @@ class Explorer:
             return True
         known = self._orders.get((history, begun))
         if known is None:
-            known = self._orders[history, begun] = self._has_order(history, begun)
+            known = self._orders[history, begun] = has_order(self.calls, history, begun)
             self.completed += 1
         return known
-
-    def _has_order(self, history: tuple[Any, ...], begun: tuple[bool, ...]) -> bool:
-        """Whether some order of the calls explains every answer; calls without one may be left out."""
-        must = [n for n, ended in enumerate(history) if ended is not None]
-        may = [n for n, ended in enumerate(history) if ended is None and begun[n]]
-        for size in range(len(may) + 1):
-            for extra in permutations(may, size):
-                for order in permutations(must + list(extra)):
-                    if self._explains(order, history):
-                        return True
-        return False
-
-    def _explains(self, order: tuple[int, ...], history: tuple[Any, ...]) -> bool:
-        place = {number: at for at, number in enumerate(order)}
-        state: bytes | None = None
-        for number in order:
-            ended = history[number]
-            if ended is not None and any(place[earlier] > place[number] for earlier in ended[1]):
-                return False
-            state, answer = _model(state, self.calls[number])
-            if ended is not None and answer != ended[0]:
-                return False
-        return True
 
     def _tell(self, world: World) -> str:
         parts = [
@@ -373,24 +372,3 @@ class Explorer:
             for call, actor in zip(self.calls, world.actors, strict=True)
         ]
         return "; ".join(parts)
-
-
-def _model(state: bytes | None, call: Call) -> tuple[bytes | None, Any]:
-    """A register as it should be: shares nothing with `core.changes`."""
-    match call.name:
-        case "get":
-            return state, (True, state)
-        case "put":
-            return call.args[0], (True, None)
-        case "delete":
-            return None, (True, None)
-        case "incr":
-            number = int(state or call.args[1]) + call.args[0]
-            return str(number).encode(), (True, str(number).encode())
-        case "get_and_set":
-            return call.args[0], (True, state)
-        case "cas_value":
-            if state == call.args[0]:
-                return call.args[1], (True, None)
-            return state, (False, state)
-    raise AssertionError(call.name)

@@ -32,6 +32,7 @@ a promise need a crash or a merge within a millisecond: `tests/core/test_registe
 CRIMES = ("forked", "unlinear", "torn", "overtaken", "miscounted", "undone")
 
 
+@pytest.mark.patches
 @pytest.mark.parametrize(
     ("broken", "kinds", "seeds", "clients"), CONTROLS, ids=lambda x: getattr(x, "__name__", "")
 )

@@ -166,6 +166,7 @@ def test_the_error_table_is_that_of_the_code() -> None:
     ]
 
 
+@pytest.mark.patches
 @pytest.mark.parametrize("service", [Service, PeerService])
 def test_every_method_of_a_node_has_a_line(service: type) -> None:
     served = inspect.getsource(service.__init__).split("self._methods")[1].split("}")[0]  # type: ignore[misc]
