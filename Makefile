@@ -4,7 +4,9 @@ SHELL := bash
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
 
-VENV ?= .venv
+# COMPILED=1: what a request passes through, compiled from the same sources (needs a C compiler and two minutes once).
+COMPILED ?=
+VENV ?= $(if $(COMPILED),.venv-compiled,.venv)
 BIN := $(VENV)/bin
 PYTHON ?=
 ARGS ?=
@@ -17,6 +19,11 @@ PYTEST := $(BIN)/python -m pytest
 .PHONY: up
 up: $(VENV)/.installed ## start a durable 3-node cluster here and stay with it (ARGS="--nodes 5 --dir D")
 	@exec $(BIN)/kv up $(ARGS)
+
+.PHONY: compiled
+compiled: ## the compiled build, in an environment of its own; then: make up COMPILED=1
+	@$(MAKE) COMPILED=1 .venv-compiled/.installed
+	@.venv-compiled/bin/kv version
 
 .PHONY: down
 down: $(VENV)/.installed ## stop the cluster that `make up ARGS=--detach` left running
@@ -36,9 +43,9 @@ COMPOSE_RUN = KV_IMAGE=$(IMAGE) KV_CLUSTER_NODES=$(NODES) $(COMPOSE) $(if $(filt
 COMPOSE_ALL = $(COMPOSE_RUN) --profile five --profile apps --profile cli
 
 .PHONY: image
-image: $(VENV)/.installed ## build the image from wheels made here (BASE_IMAGE=kvstore-base:bookworm without a registry)
+image: $(VENV)/.made ## build the image from wheels made here (BASE_IMAGE=kvstore-base:bookworm without a registry)
 	rm -rf build/wheels
-	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --wheel-dir build/wheels '.[$(EXTRAS)]' 'pip>=25.1'
+	$(MAYBE_COMPILED) $(BIN)/python -m pip wheel --quiet --disable-pip-version-check --wheel-dir build/wheels '.[$(EXTRAS)]' 'pip>=25.1'
 	docker build --network none --tag $(IMAGE) --build-arg VERSION=$(lastword $(subst :, ,$(IMAGE))) \
 	    --build-arg EXTRAS=$(EXTRAS) $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) .
 
@@ -64,6 +71,15 @@ compose-erase: ## stop the containers and delete their data
 .PHONY: test
 test: $(VENV)/.tools ## all tests: unit, property, contract, simulated clusters, real processes
 	$(PYTEST) -n 2 --dist loadgroup $(ARGS)
+
+.PHONY: test-compiled
+test-compiled: ## the quick and the real-process tests, on the compiled build
+	@$(MAKE) COMPILED=1 test-installed ARGS='$(ARGS)'
+
+.PHONY: test-installed
+test-installed: $(VENV)/.tools
+	@# Not `python -m pytest`, which would find the sources of this directory first.
+	$(BIN)/pytest -n 2 --dist loadgroup -m "not sim and (e2e or not slow)" $(ARGS)
 
 .PHONY: check
 check: $(VENV)/.tools ## format, lint, floors, types, spelling, tidiness, docs
@@ -109,7 +125,7 @@ bench: $(VENV)/.tools ## our cluster beside etcd and Redis, when they are instal
 
 .PHONY: clean
 clean: ## remove the environment and every cache; leaves ./kv-data alone
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage .coverage.* \
+	rm -rf $(VENV) .venv-compiled .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage .coverage.* \
 	    htmlcov dist build
 	find kvstore cli jepsen-lite tests bench -name __pycache__ -prune -exec rm -rf {} +
 
@@ -133,10 +149,18 @@ $(VENV)/.made:
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
 	@touch $@
 
+MAYBE_COMPILED = $(if $(COMPILED),HATCH_BUILD_HOOK_ENABLE_CUSTOM=1)
+ifdef COMPILED
+$(VENV)/.installed: $(shell find kvstore cli jepsen-lite scripts/compiled.py -name '*.py') pyproject.toml $(VENV)/.made
+	@echo "compiling kvstore into $(VENV): a minute or two"
+	@$(MAYBE_COMPILED) $(BIN)/python -m pip install --quiet --disable-pip-version-check .
+	@touch $@
+else
 $(VENV)/.installed: pyproject.toml $(VENV)/.made
 	@echo "installing kvstore into $(VENV)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
 	@touch $@
+endif
 
 $(VENV)/.tools: $(VENV)/.installed
 	@echo "installing the test and check tools into $(VENV)"

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator, Mapping
 
 import pytest
 
+from kvstore_cli.about import is_compiled
+
 _EPHEMERAL_FROM = 32_768
 """Below this the kernel hands no port to an outgoing connection, so what was free stays free."""
 _PORTS_FROM = 20_000
@@ -24,6 +26,16 @@ if os.environ.get("KV_TEST_LOOP") == "uvloop":
     def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
         """Tell pytest-asyncio which loop to make."""
         return {"uvloop": uvloop.new_event_loop}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave out what compiled code cannot be tested by (`make test-compiled`)."""
+    if not is_compiled():
+        return
+    compiled = pytest.mark.skip(reason="compiled code cannot be changed while it runs")
+    for item in items:
+        if item.get_closest_marker("patches") is not None:
+            item.add_marker(compiled)
 
 
 def _is_free(port: int) -> bool:

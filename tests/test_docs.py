@@ -16,7 +16,7 @@ from kvstore.client.connection import AGENT
 from kvstore.node.node import SERVER
 
 ROOT = Path(__file__).parent.parent
-SKIPPED_FOLDERS = {".venv", ".git", "kv-data", ".pytest_cache", "node_modules"}
+SKIPPED_FOLDERS = {".venv", ".venv-compiled", ".git", "kv-data", ".pytest_cache", "node_modules"}
 
 
 def documents() -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import subprocess
@@ -27,6 +28,19 @@ def _run(*command: str | Path, cwd: Path) -> str:
     )
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     return done.stdout
+
+
+def test_every_module_of_the_compiled_build_is_there() -> None:
+    tree = ast.parse((ROOT / "scripts" / "compiled.py").read_text(encoding="utf-8"))
+    (listed,) = (
+        ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "MODULES"
+    )
+    folders = {"kvstore_cli": ROOT / "cli" / "kvstore_cli"}
+    for package, names in listed.items():
+        for name in names.split():
+            assert (folders.get(package, ROOT / package) / f"{name}.py").is_file(), f"{package}: {name}"
 
 
 @pytest.fixture(scope="module")

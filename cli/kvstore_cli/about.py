@@ -34,6 +34,13 @@ def _version(distribution: str) -> str:
         return "none"
 
 
+def is_compiled() -> bool:
+    """Whether this is the build whose hot path is compiled (docs/decisions/0005-a-compiled-build.md)."""
+    from kvstore.core import record
+
+    return not str(record.__file__).endswith(".py")
+
+
 @click.command(cls=KvCommand)
 @pass_session
 def version_command(session: Session, /) -> None:
@@ -47,6 +54,7 @@ def version_command(session: Session, /) -> None:
     """
     row = {
         "kv": _version(DISTRIBUTION),
+        "build": "compiled" if is_compiled() else "python",
         "protocol": 1,
         "python": platform.python_version(),
         **{name: _version(name) for name in _PARTS},
