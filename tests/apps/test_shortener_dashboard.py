@@ -11,9 +11,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 import kvstore
-from kvstore.apps.shortener.cache import LinkCache
+from kvstore.apps.shortener.cache import Found, LinkCache
 from kvstore.apps.shortener.clicks import Clicks
-from kvstore.apps.shortener.link import Link
 from kvstore.apps.shortener.metering import Meters
 
 FILE = Path(__file__).parents[2] / "configs" / "grafana" / "shortener.json"
@@ -25,8 +24,8 @@ REQUESTS = [
 ]  # fmt: skip
 
 
-async def _nothing(_code: str, _verify: bool) -> tuple[Link | None, bool]:
-    return None, True
+async def _nothing(_code: str, _verify: bool) -> Found:
+    return Found(None, 0, verified=True)
 
 
 @pytest.fixture

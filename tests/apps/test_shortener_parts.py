@@ -9,7 +9,7 @@ import pytest
 
 from kvstore import errors
 from kvstore.apps.shortener import access, charts, visitors
-from kvstore.apps.shortener.cache import LinkCache
+from kvstore.apps.shortener.cache import Found, LinkCache
 from kvstore.apps.shortener.link import Link
 from kvstore.apps.shortener.options import ShortenerOptions
 
@@ -23,19 +23,24 @@ class Store:
 
     def __init__(self) -> None:
         self.held: Link | None = None
+        self.version = 1
+        self.behind: tuple[Link, int] | None = None
+        """What one replica shows that has not heard of the latest change."""
         self.reads: list[bool] = []
         self.gate = asyncio.Event()
         self.gate.set()
         self.now_s = 0.0
         self.failure: Exception | None = None
 
-    async def read(self, _code: str, verify: bool) -> tuple[Link | None, bool]:
-        held = self.held
+    async def read(self, _code: str, verify: bool) -> Found:
+        held, version = self.held, self.version
+        if not verify and self.behind is not None:
+            held, version = self.behind
         self.reads.append(verify)
         await self.gate.wait()
         if self.failure is not None:
             raise self.failure
-        return held, verify or held is None
+        return Found(held, version if held is not None else 0, verify or held is None)
 
     def cache(self, links_max: int = 10) -> LinkCache:
         return LinkCache(
@@ -113,13 +118,42 @@ async def test_what_was_changed_here_is_not_kept_by_a_read_under_way() -> None:
     assert found.url == "https://new.example/"
 
 
+async def test_after_a_change_made_here_a_quorum_is_asked() -> None:
+    store = Store()
+    old = store.held = link("https://old.example/")
+    cache = store.cache()
+    await cache.get("abc")
+    store.held, store.version, store.behind = link("https://new.example/"), 2, (old, 1)
+    cache.forget("abc")
+    assert await cache.get("abc") == store.held
+    store.now_s = 2.0
+    assert await cache.get("abc") == store.held, "a replica that is behind takes nobody back"
+    assert store.reads == [False, True, False, True]
+
+
+async def test_what_a_quorum_no_longer_finds_is_not_taken_from_one_replica() -> None:
+    store = Store()
+    store.held = link()
+    cache = store.cache()
+    store.now_s = 0.0
+    await cache.get("abc")
+    store.behind, store.held = (link(), 1), None
+    for store.now_s in (1.0, 2.0, 3.0):
+        assert await cache.get("abc") is None
+    store.behind, store.held = None, link()
+    for store.now_s in (4.0, 5.0):
+        assert await cache.get("abc") == link()
+    assert store.reads == [False, True, True, True, True, False]
+
+
 async def test_the_cache_is_bounded() -> None:
     store = Store()
     store.held = link()
     cache = store.cache(links_max=3)
     for at in range(10):
         await cache.get(f"code{at}")
-    assert len(cache._kept) == 3
+        cache.forget(f"other{at}")
+    assert (len(cache._kept), len(cache._doubted)) == (3, 3)
 
 
 def test_keys_find_their_owners_and_are_not_kept_in_the_clear() -> None:

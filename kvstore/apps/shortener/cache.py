@@ -4,7 +4,10 @@ Rules kept here:
 
 - only what was found is kept; a miss is asked anew each time, so a link just made elsewhere is never a 404;
 - who joins a read that began before they came does not take its miss: the link may have been made since;
-- what was edited or deleted here is forgotten at once, also by reads that are under way;
+- what was edited or deleted here is forgotten at once, also by reads that are under way, and a quorum is
+  asked next: one replica may not have heard of the change;
+- a code that a quorum did not find, although it was known, is asked of a quorum until it is found again;
+- one replica that shows an older link than this cache has seen is not believed: a quorum is asked;
 - a reader that is cancelled takes nobody with it: another of those who wait begins again.
 
 How old an answer may be: an entry lives `ttl_s`; entries read from one replica are trusted until
@@ -18,16 +21,29 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from kvstore.apps.shortener.link import Link
 
-Read = Callable[[str, bool], Awaitable[tuple[Link | None, bool]]]
-"""(code, must it be verified) -> (what was found, whether a quorum said so)."""
+
+class Found(NamedTuple):
+    """What a read brought."""
+
+    link: Link | None
+    version: int
+    """Of the link's record; 0 where there is none."""
+    verified: bool
+    """A quorum said so."""
+
+
+Read = Callable[[str, bool], Awaitable[Found]]
+"""(code, must it be verified) -> what was found."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
     link: Link
+    version: int
     until_s: float
     verified_s: float | None
     """When a quorum was last asked."""
@@ -53,6 +69,8 @@ class LinkCache:
         self._verify_s = verify_s
         self._links_max = links_max
         self._kept: OrderedDict[str, _Kept] = OrderedDict()
+        self._doubted: OrderedDict[str, None] = OrderedDict()
+        """Codes of which one replica may still show what is gone: changed here, or missed by a quorum."""
         self._flights: dict[str, _Flight] = {}
         self._arrivals = 0
         self.hits = 0
@@ -84,6 +102,7 @@ class LinkCache:
     def forget(self, code: str) -> None:
         """Drop what is known of a code, and what reads under way will bring."""
         self._kept.pop(code, None)
+        self._doubt(code)
         flight = self._flights.pop(code, None)
         if flight is not None:
             flight.stale = True
@@ -111,21 +130,36 @@ class LinkCache:
     async def _load(self, code: str, flight: _Flight) -> Link | None:
         before = self._kept.get(code)
         now_s = self._monotonic()
-        verified_s = before.verified_s if before is not None else None
-        due = before is not None and (verified_s is None or now_s - verified_s >= self._verify_s)
+        verified_s = None if before is None else before.verified_s
+        due = code in self._doubted
+        if before is not None:
+            due = due or verified_s is None or now_s - verified_s >= self._verify_s
         self.reads += 1
-        found, verified = await self._read(code, due)
+        found = await self._read(code, due)
+        if before is not None and found.version < before.version and not found.verified:
+            self.reads += 1
+            found = await self._read(code, True)
         if flight.stale:
-            return found
-        if found is None:
-            self._kept.pop(code, None)
+            return found.link
+        if found.link is None:
+            if self._kept.pop(code, None) is not None:
+                self._doubt(code)
             return None
+        if found.verified:
+            self._doubted.pop(code, None)
+            verified_s = now_s
         # Ages count from before the read: what it says may have been true only then.
-        self._kept[code] = _Kept(found, now_s + self._ttl_s, now_s if verified else verified_s)
+        self._kept[code] = _Kept(found.link, found.version, now_s + self._ttl_s, verified_s)
         self._kept.move_to_end(code)
         while len(self._kept) > self._links_max:
             self._kept.popitem(last=False)
-        return found
+        return found.link
+
+    def _doubt(self, code: str) -> None:
+        self._doubted[code] = None
+        self._doubted.move_to_end(code)
+        while len(self._doubted) > self._links_max:
+            self._doubted.popitem(last=False)
 
 
 def _is_cancelled() -> bool:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import kvstore
 from kvstore import errors
 from kvstore.apps.shortener import codes, stats
-from kvstore.apps.shortener.cache import LinkCache
+from kvstore.apps.shortener.cache import Found, LinkCache
 from kvstore.apps.shortener.link import Link, decode, encode, link_key, spent_key
 from kvstore.apps.shortener.options import ShortenerOptions
 from kvstore.apps.shortener.owned import OwnedLists
@@ -166,13 +166,13 @@ class Links:
             raise NoSuchLink("you have no link with this code")
         return link, found[1]
 
-    async def _read(self, code: str, verify: bool) -> tuple[Link | None, bool]:
-        """For the cache: one replica first; a quorum for what that misses, and from time to time anyway."""
+    async def _read(self, code: str, verify: bool) -> Found:
+        """For the cache: one replica first; a quorum for what that misses, or where the cache asks."""
         key = link_key(code)
         if not verify:
             entry = await self._kv.get(key, consistency="one")
             if entry is not None:
-                return decode(entry.value), False
+                return Found(decode(entry.value), entry.version, verified=False)
         try:
             entry = await self._kv.get(key)
         except (errors.NotNow, errors.Unresolved):
@@ -182,8 +182,12 @@ class Links:
             entry = await self._kv.get(key, consistency="one")
             if entry is None:
                 raise
-            return decode(entry.value), False
-        return (None if entry is None else decode(entry.value)), True
+            return Found(decode(entry.value), entry.version, verified=False)
+        return (
+            Found(None, 0, verified=True)
+            if entry is None
+            else Found(decode(entry.value), entry.version, verified=True)
+        )
 
     async def _shared(self, draft: Link) -> Link:
         return await self._reservations.same(draft.owner, draft, self._make, self._is_live)
