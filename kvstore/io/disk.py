@@ -100,12 +100,14 @@ class SystemFiles:
         return os.path.lexists(path)
 
     def create(self, path: str, preallocate: int = 0) -> File:
-        """Make a new file, mode 0600, with `preallocate` zeros in it. Fails if it exists."""
+        """Make a new file, mode 0600, with `preallocate` zeros in it. Fails if it exists.
+
+        Synced chunk by chunk: one sync of it all holds those of the log up for as long as it takes.
+        """
         file = SystemFile(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _FILE_MODE))
         try:
             for offset in range(0, preallocate, len(_CHUNK)):
                 file.write_at(offset, _CHUNK[: preallocate - offset])
-            if preallocate:
                 file.sync()
         except OSError:
             # A full disk: what was taken is given back at once, for whoever deletes.

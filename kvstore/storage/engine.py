@@ -114,8 +114,8 @@ class Engine(Protocol):
         """Move the bound that raised `Grow`. No slice may be open."""
         ...
 
-    def entries(self) -> int:
-        """Records held."""
+    def leaves(self) -> int:
+        """Pages that hold records: what changes on the disk when a record does."""
         ...
 
     def expiring(self) -> int:

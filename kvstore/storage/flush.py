@@ -31,10 +31,13 @@ from kvstore.storage.memtable import Memtable
 STEP_RECORDS = 256
 STEP_BYTES = 1 << 20
 """One step on the loop: 0.1 to 0.3 ms, or one large value."""
-SLICE_RECORDS = 512
+SLICE_PAGES = 512
 SLICE_BYTES = 2 << 20
 """One transaction. It bounds the pages the engine keeps in memory until they are written, and, what counts
-more, how many of them one sync writes while the log waits for the same disk."""
+more, how many of them one sync writes while the log waits for the same disk. Not smaller either: the log
+waits for each of these syncs, and the pages above the leaves are written anew with each."""
+PAGE_RECORDS_MAX = 16
+"""Records of one table that are taken to share a page of the base store, at most."""
 
 _Chunk = tuple[list[bytes], list[tuple[bytes, bytes]]]
 """What one step does: expiry keys to retire, records to put."""
@@ -75,6 +78,8 @@ class Flush:
         self._slice: list[_Chunk] = []
         """What the open slice was given, to give it again if the slice must be repeated."""
         self._slice_bytes = 0
+        self._slice_pages = 0.0
+        self._page_records = 1.0
         self._open = False
         self._stuck = False
         self._stopped = False
@@ -82,6 +87,9 @@ class Flush:
     def start(self) -> None:
         """Begin, with the next turn of the loop."""
         if not self._stopped:
+            # Keys are spread evenly: a table with more records than there are leaves puts several into each.
+            share = self._table.count() / max(self._engine.leaves(), 1)
+            self._page_records = min(max(share, 1.0), float(PAGE_RECORDS_MAX))
             self._worker.submit(_nothing, self._turn)
 
     def retry(self) -> None:
@@ -103,7 +111,7 @@ class Flush:
             self._engine.abort()
             # From the beginning: which slices became durable does not matter, they may be put again.
             self._chunks = self._cut()
-            self._slice, self._slice_bytes, self._open = [], 0, False
+            self._forget_slice()
             try:
                 self._finish_from_here()
             except Grow:
@@ -173,6 +181,7 @@ class Flush:
             return False
         self._slice.append(chunk)
         self._slice_bytes += sum(len(record) for _, record in chunk[1])
+        self._slice_pages += len(chunk[0]) + len(chunk[1]) / self._page_records
         self._give(chunk)
         return True
 
@@ -195,11 +204,14 @@ class Flush:
             self._engine.put(pairs)
 
     def _slice_is_full(self) -> bool:
-        return len(self._slice) * STEP_RECORDS >= SLICE_RECORDS or self._slice_bytes >= SLICE_BYTES
+        return self._slice_pages >= SLICE_PAGES or self._slice_bytes >= SLICE_BYTES
 
     def _adopt(self) -> None:
         self._engine.adopt()
-        self._slice, self._slice_bytes, self._open = [], 0, False
+        self._forget_slice()
+
+    def _forget_slice(self) -> None:
+        self._slice, self._slice_bytes, self._slice_pages, self._open = [], 0, 0.0, False
 
     def _hold(self) -> None:
         self._engine.abort()

@@ -218,9 +218,9 @@ class LmdbEngine:
 
     # --- the rest -----------------------------------------------------------------------
 
-    def entries(self) -> int:
-        """Records held."""
-        return int(self._reader.stat(self._records)["entries"])
+    def leaves(self) -> int:
+        """Pages that hold records."""
+        return int(self._reader.stat(self._records)["leaf_pages"])
 
     def expiring(self) -> int:
         """Expiry keys held."""

@@ -142,8 +142,8 @@ class MemoryEngine:
     def grow(self) -> None:
         """Nothing bounds a dict but memory."""
 
-    def entries(self) -> int:
-        """Records held."""
+    def leaves(self) -> int:
+        """Each record is a page of its own."""
         return len(self._backing.records)
 
     def expiring(self) -> int:

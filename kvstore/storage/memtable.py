@@ -40,6 +40,10 @@ class Memtable:
         self._sorted: dict[bytes, list[bytes]] = {}
         """Keys of scanned partitions in order; out of date when the partition has more."""
 
+    def count(self) -> int:
+        """Records held."""
+        return sum(map(len, self.shards.values()))
+
     def get(self, skey: bytes) -> bytes | None:
         """The record under a key."""
         return self.shards.get(skey[:PREFIX_BYTES], _NONE).get(skey)

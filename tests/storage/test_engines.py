@@ -78,7 +78,7 @@ def test_a_slice_is_there_after_it_was_adopted_and_after_a_reopen(kept: Kept) ->
         assert engine.get(skey("b")) == tombstone(2)
         assert engine.get(skey("c")) is None
         assert engine.mark() == MARK
-        assert engine.entries() == 2
+        assert engine.leaves() in {1, 2}, "one page, or one for each"
 
 
 def test_a_new_store_is_empty(kept: Kept) -> None:
@@ -86,7 +86,7 @@ def test_a_new_store_is_empty(kept: Kept) -> None:
     assert kept.engine.get(skey("a")) is None
     assert everything(kept.engine) == []
     assert kept.engine.first_due(b"") is None
-    assert (kept.engine.entries(), kept.engine.expiring()) == (0, 0)
+    assert (kept.engine.leaves(), kept.engine.expiring()) == (0, 0)
     assert kept.engine.size_bytes() >= 0
 
 

@@ -27,7 +27,8 @@ def _patience() -> Iterator[None]:
 @pytest.fixture
 def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flush, "STEP_RECORDS", 4)
-    monkeypatch.setattr(flush, "SLICE_RECORDS", 12)
+    monkeypatch.setattr(flush, "SLICE_PAGES", 12)
+    monkeypatch.setattr(flush, "PAGE_RECORDS_MAX", 1)
 
 
 def fill(rig: StoreRig, store: Store, count: int, *, start: int = 0) -> dict[bytes, bytes]:
@@ -75,6 +76,37 @@ def test_segments_are_deleted_only_after_the_base_store_has_their_records() -> N
 
 def _copied(backing: Backing) -> Backing:
     return Backing(dict(backing.records), list(backing.keys), list(backing.expiring), backing.mark)
+
+
+@pytest.mark.parametrize(
+    ("leaves", "slices"),
+    [(0, 2), (10, 2), (100, 4), (400, 16), (10_000, 16)],
+    ids=["new base", "many records a leaf", "four a leaf", "one a leaf", "far apart"],
+)
+def test_a_slice_is_bounded_by_the_pages_it_changes(
+    monkeypatch: pytest.MonkeyPatch, leaves: int, slices: int
+) -> None:
+    monkeypatch.setattr(flush, "STEP_RECORDS", 5)
+    monkeypatch.setattr(flush, "SLICE_PAGES", 25)
+    monkeypatch.setattr(flush, "PAGE_RECORDS_MAX", 8)
+    monkeypatch.setattr(MemoryEngine, "leaves", lambda _engine: leaves)
+    sealed: list[Mark | None] = []
+    honest = MemoryEngine.seal
+
+    def seal(engine: MemoryEngine, mark: Mark | None) -> Callable[[], None]:
+        sealed.append(mark)
+        return honest(engine, mark)
+
+    monkeypatch.setattr(MemoryEngine, "seal", seal)
+    rig = StoreRig()
+    store = rig.open(memtable_bytes=20_000, segment_bytes=1 << 20)
+    sealed.clear()
+    for n in range(400):
+        store.apply(skey(f"k{n:04}"), value(n + 1, b"x" * 60), NOW)
+    rig.commit(store)
+    rig.settle()
+    assert len(rig.backing.records) == 400
+    assert [mark is None for mark in sealed] == [True] * slices + [False]
 
 
 def test_a_table_that_has_moved_is_freed_in_steps(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,7 +37,8 @@ class StoreMachine(RuleBasedStateMachine):
     def start(self, sync: str, memtable_bytes: int, segment_bytes: int, group_bytes: int) -> None:
         self.patch = pytest.MonkeyPatch()
         self.patch.setattr(flush, "STEP_RECORDS", 1)
-        self.patch.setattr(flush, "SLICE_RECORDS", 2)
+        self.patch.setattr(flush, "SLICE_PAGES", 2)
+        self.patch.setattr(flush, "PAGE_RECORDS_MAX", 1)
         self.patch.setattr(group, "GROUP_BYTES_MAX", group_bytes)
         self.counts_are_exact = group_bytes > 300
         """A crash between the parts of one large group leaves them off by the part that is missing."""
