@@ -141,7 +141,12 @@ class Tables:
         assert group is not None
         self.frozen, self.table = self.table, Memtable()
         flush = self._flush = Flush(
-            table=self.frozen, mark=mark, engine=self._engine, worker=self._flusher, holder=self
+            table=self.frozen,
+            mark=mark,
+            engine=self._engine,
+            worker=self._flusher,
+            holder=self,
+            is_late=lambda: self.table.bytes >= self._table_bytes,
         )
         if self._log.synced >= mark.position:
             flush.start()

@@ -8,7 +8,7 @@ Rules kept here:
 - an error of any of these is final: the caller must not append again.
 
 The next segment is reserved ahead of use (`keep_spare`, on another worker), because reserving takes
-as long as hundreds of commits.
+as long as hundreds of commits; and step by step, because those commits want the same disk.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ _FRESH = "fresh"
 """A segment that is being made because it is needed now."""
 _SPARE = "spare"
 """One that was reserved ahead of need. Another name, for both can be made at once."""
+RESERVE_STEP_BYTES = 1 << 20
+"""Zeros written and synced at once."""
+_ZEROS = bytes(RESERVE_STEP_BYTES)
 Job = Callable[[], None]
 
 
@@ -84,7 +87,9 @@ class Log:
         self._salt_crc = 0
         self._spare: File | None = None
         self._spare_made: File | None = None
-        """Set by the job, so that a file nobody took is given back as well."""
+        """The one being reserved. Set by the job, so that a file nobody took is given back as well."""
+        self._spare_bytes = 0
+        """Reserved of it."""
         self._spare_asked = False
         self.sequence = recovered.sequence
         """The last sequence number given out."""
@@ -154,34 +159,55 @@ class Log:
         self._capacity = max(self._segment_bytes, self._offset + size)
         spare, self._spare = self._spare, None
         if spare is not None:
-            self._spare_asked = False
+            self._spare_asked, self._spare_bytes = False, 0
         tape, directory, capacity = self._tape, self._directory, self._capacity
         return lambda: tape.begin(directory, header, capacity, spare)
 
     # --- off the commit path ------------------------------------------------------------
 
     def keep_spare(self, worker: Worker, failed: Callable[[], None]) -> None:
-        """Reserve the next segment on another worker, once this one is half full.
+        """Reserve some of the next segment on another worker; called with each commit.
 
-        `failed` is called on the loop when that did not work. The log has half a segment left then,
-        and the next call tries again.
+        All of it is reserved while the third quarter of this one fills. `failed` is called on the loop when
+        that did not work. The log has up to half a segment left then, and the next call tries again.
         """
-        if self._spare_asked or 2 * self._offset <= self._capacity:
+        reserved, due = self._spare_bytes, 2 * (2 * self._offset - self._capacity)
+        if self._spare_asked or due <= reserved:
             return
         self._spare_asked = True
         path, size = f"{self._directory}/{_SPARE}", self._segment_bytes
+        step = min(max(due - reserved, RESERVE_STEP_BYTES), size - reserved)
 
-        def job() -> File:
-            self._spare_made = self._files.create(path, size)
-            return self._spare_made
+        def job() -> None:
+            if self._spare_made is None:
+                self._spare_made = self._files.create(path, step)
+            else:
+                self._extend(self._spare_made, path, reserved, step)
 
-        def done(file: File | None, error: BaseException | None) -> None:
-            self._spare, self._spare_made = file, None
-            self._spare_asked = error is None
+        def done(_none: None, error: BaseException | None) -> None:
             if error is not None:
+                self._spare_bytes, self._spare_asked = 0, False
                 failed()
+                return
+            self._spare_bytes = reserved + step
+            if self._spare_bytes < size:
+                self._spare_asked = False
+            else:
+                self._spare, self._spare_made = self._spare_made, None
 
         worker.submit(job, done)
+
+    def _extend(self, file: File, path: str, reserved: int, step: int) -> None:
+        """Reserve more. What was taken is given back at once when the disk is full."""
+        try:
+            for offset in range(reserved, reserved + step, RESERVE_STEP_BYTES):
+                file.write_at(offset, _ZEROS[: reserved + step - offset])
+                file.sync()
+        except OSError:
+            self._spare_made = None
+            file.close()
+            self._files.remove(path)
+            raise
 
     def release(self, position: int) -> Job | None:
         """The job that deletes segments which hold nothing after `position`, oldest first."""

@@ -119,7 +119,7 @@ CONTROLS: list[tuple[mutants.Broken, tuple[str, ...], range, int, tuple[str, ...
     (mutants.whatever_comes_last_is_taken, ("slow", "halves", "pause"), range(1, 7), 4, GONE),
     (mutants.an_indefinite_failure_told_as_definite, UNSURE, range(1, 21), 4, ("refused",)),
     (mutants.a_lost_quorum_counts_as_reached, ("crash", "halves", "disk_full"), range(1, 21), 4, GONE),
-    (mutants.any_clock_is_believed, ("clock",), range(1, 6), 4, ("undead",)),
+    (mutants.any_clock_is_believed, ("clock",), range(28, 41), 4, ("undead",)),
     (mutants.a_torn_tail_is_left_in_the_log, ("blackout", "crash"), range(5, 21), 4, STUCK),
 ]
 """The broken rule, the faults that show it, the seeds it may take, how many clients, and the crimes."""

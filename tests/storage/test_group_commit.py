@@ -10,7 +10,7 @@ from crash_disk import CrashDisk
 from store_rig import NOW, WAL, StoreRig, contents, skey, tombstone, value
 
 from kvstore import errors
-from kvstore.storage import group, recovery
+from kvstore.storage import group, recovery, wal
 from kvstore.storage.store import Store
 from kvstore.types import Applied
 
@@ -191,6 +191,58 @@ def test_the_next_segment_is_reserved_ahead_of_need() -> None:
     assert ("write", f"{WAL}/spare") in rig.disk.journal[before:]
     store.abandon()
     assert contents(rig.crash().open()).keys() == {skey(f"k{n}") for n in (*range(1, 9), *range(100, 108))}
+
+
+def test_a_segment_is_reserved_step_by_step_while_the_one_before_fills(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(wal, "RESERVE_STEP_BYTES", 4_096)
+    monkeypatch.setattr(wal, "_ZEROS", bytes(4_096))
+    rig = StoreRig()
+    store = rig.open(segment_bytes=65_536, memtable_bytes=1 << 20)
+    reserved: dict[int, int] = {}
+    for start in range(0, 128, 4):
+        stage(store, 4, start=start + 1, size=400)
+        rig.commit(store)
+        rig.flusher.run()
+        spare = f"{WAL}/spare"
+        size = len(rig.disk.read(spare)) if rig.disk.exists(spare) else 0
+        reserved[store.stats().wal_bytes] = size
+    half, most = 32_768, 49_152
+    assert {size for used, size in reserved.items() if used <= half} == {0}
+    between = [size for used, size in reserved.items() if half < used < most]
+    assert between == sorted(set(between)), "one step a commit"
+    assert len(between) > 5
+    assert {size for used, size in reserved.items() if most < used} == {65_536}
+    before = len(rig.disk.journal)
+    stage(store, 40, start=910, size=400)
+    rig.commit(store)
+    assert ("create", f"{WAL}/fresh") not in rig.disk.journal[before:]
+    assert store.stats().segments == 2
+
+
+def test_a_reserve_that_ends_half_way_gives_back_what_it_took(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wal, "RESERVE_STEP_BYTES", 4_096)
+    monkeypatch.setattr(wal, "_ZEROS", bytes(4_096))
+    rig = StoreRig()
+    store = rig.open(segment_bytes=65_536, memtable_bytes=1 << 20)
+    stage(store, 90, size=400)
+    rig.commit(store)
+    assert rig.flusher.step()
+    assert rig.disk.exists(f"{WAL}/spare")
+    stage(store, 20, start=100, size=400)
+    rig.disk.fail[("write", "spare")] = OSError(errno.ENOSPC, "No space left on device")
+    rig.commit(store)
+    rig.flusher.run()
+    assert store.stats().full
+    assert not rig.disk.exists(f"{WAL}/spare")
+    rig.disk.fail.clear()
+    for later in range(2_000, 60_000, 2_000):
+        store.tick(NOW + later)
+        rig.settle()
+    assert len(rig.disk.read(f"{WAL}/spare")) == 65_536
+    store.close()
+    assert rig.disk.open_handles == 0
 
 
 def test_a_segment_needed_before_its_reserve_is_ready_is_made_on_the_spot() -> None:

@@ -109,6 +109,22 @@ def test_a_slice_is_bounded_by_the_pages_it_changes(
     assert [mark is None for mark in sealed] == [True] * slices + [False]
 
 
+def test_a_flush_hurries_when_the_next_table_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flush, "STEP_RECORDS", 4)
+    steps: list[int] = []
+    for more in (0, 400):
+        rig = StoreRig()
+        store = rig.open(memtable_bytes=20_000, segment_bytes=1 << 20)
+        fill(rig, store, 400)
+        fill(rig, store, more, start=400)
+        before = len(rig.backing.records)
+        taken = 0
+        while len(rig.backing.records) == before and rig.flusher.step():
+            taken += 1
+        steps.append(taken)
+    assert steps[1] < steps[0] / 4
+
+
 def test_a_table_that_has_moved_is_freed_in_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tables, "DISSOLVE_RECORDS", 10)
     rig = StoreRig()
