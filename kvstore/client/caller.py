@@ -205,7 +205,7 @@ class Caller:
             raise errors.ConnectionLost(address=address, reason=error.message) from None
         except errors.TooLate:
             assert connection is not None
-            connection.compare_clocks()  # perhaps it was not late, but the node's clock was set
+            connection.compare_clocks()  # perhaps it was not late, but the clocks ran apart
             raise
         except (errors.ConnectionLost, errors.NotReady, errors.ClockSkew):
             nodes.failed(address)

@@ -4,9 +4,9 @@ Rules kept here:
 - frames made in one loop turn leave in one write; a turn that makes very many writes early;
 - an answer goes to who asked, or, if that one has given up, to nobody: a cancelled call leaves the
   connection clean, because answers are matched by id and never by order;
-- every request names the instant on the *node's* clock after which it is void, so that one that was held
-  up on the way does nothing when nobody waits for it any more; the offset of that clock is learned at
-  hello and again twice a minute, and is as good as half a round trip;
+- every request names the instant on the *node's* steady clock after which it is void, so that one that was
+  held up on the way does nothing when nobody waits for it any more, wherever wall clocks are set meanwhile;
+  the offset of that clock is learned at hello and again twice a minute, to half a round trip;
 - nothing queues without bound: a call waits for room (in flight, and in the transport's buffer); the
   low-level `send` refuses instead;
 - a connection that breaks fails what left it as ConnectionLost (indefinite) and what never did as
@@ -99,7 +99,7 @@ class Connection(asyncio.Protocol):
             connection.abort()
             raise
         connection.node = connection.hello["node"]
-        connection._clock.learn(connection.hello.get("wall_ms"), asked_at=asked_at, now=loop.time())
+        connection._clock.learn(connection.hello.get("steady_ms"), asked_at=asked_at, now=loop.time())
         return connection
 
     @property
@@ -108,7 +108,7 @@ class Connection(asyncio.Protocol):
         return self._transport is not None and not self._transport.is_closing()
 
     def void_after(self, seconds: float) -> int:
-        """The instant `seconds` from now on the node's clock, in milliseconds since 1970."""
+        """The instant `seconds` from now on the node's steady clock, in milliseconds."""
         now = self._loop.time()
         if self._clock.is_due(now):
             self.compare_clocks()
@@ -121,8 +121,9 @@ class Connection(asyncio.Protocol):
         clock.comparing(asked_at)
 
         def replied(error: Any, result: Any) -> None:
-            if error is None:
-                clock.learn(result, asked_at=asked_at, now=loop.time())
+            told = results.clocks_of(result) if error is None else None
+            if told is not None:
+                clock.learn(told[1], asked_at=asked_at, now=loop.time())
 
         self.send("ping", (), replied)
 

@@ -1,4 +1,4 @@
-"""A clock of the node at the other end, learned from answers: good to half a round trip."""
+"""The steady clock of the node at the other end, learned from answers: good to half a round trip."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ COMPARE_EVERY_S = 30.0
 
 
 class NodeClock:
-    """Loop time in seconds goes in; instants on the node's clock (wall or steady) come out."""
+    """Loop time in seconds goes in; instants on the node's steady clock come out."""
 
     __slots__ = ("_ahead_s", "_compared_at")
 
     def __init__(self) -> None:
         self._ahead_s = 0.0
-        """The node's clock minus our loop's time."""
+        """The node's steady clock minus our loop's time."""
         self._compared_at = 0.0
 
     def is_due(self, now: float) -> bool:

@@ -17,7 +17,7 @@ from kvstore.core.skew import ClockGuard
 from kvstore.core.witness import Told, Witness
 from kvstore.node.link import Link
 from kvstore.ports import Clock, Dice
-from kvstore.wire import messages
+from kvstore.wire import messages, results
 
 _STEADY_MS = 50
 """More than a clock is slewed by within one round trip."""
@@ -139,7 +139,7 @@ class Keeper:
             wall_moved_ms = self._clock.wall_ms() - sent_wall - took_ms
             # A slow round trip says little about the clock; one in which our clock was set says nothing.
             steady = took_ms < limits.DRIFT_MS_MAX and abs(wall_moved_ms) < _STEADY_MS
-            clocks = messages.clocks_of(result) if error is None and steady else None
+            clocks = results.clocks_of(result) if error is None and steady else None
             if clocks is not None:
                 wall_ms, steady_ms = clocks
                 self._guard.peer(link.number, int(wall_ms - sent_wall - took_ms / 2))

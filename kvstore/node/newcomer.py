@@ -13,6 +13,7 @@ from typing import Any
 
 from kvstore import errors
 from kvstore.core.forming import FORMING, Newcomer, waits_for
+from kvstore.node.clocks import clocks
 from kvstore.node.options import NodeOptions
 from kvstore.node.stream import Stream
 from kvstore.node.turn import Turn
@@ -39,7 +40,7 @@ class NewcomerService:
         self.streams: dict[int, Stream] = {}
         self._answers: dict[str, Callable[[Any], Any]] = {
             "hello": self._hello,
-            "ping": lambda _params: self._clock.wall_ms(),
+            "ping": lambda _params: clocks(self._clock),
             "status": lambda _params: self._status(),
         }
 

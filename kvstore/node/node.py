@@ -26,6 +26,7 @@ from kvstore import errors, limits
 from kvstore.core import version as versions
 from kvstore.core.topology import Topology
 from kvstore.node.ceiling import STEP_MS
+from kvstore.node.clocks import steady_ms
 from kvstore.node.deadlines import STEP_S
 from kvstore.node.keeper import Keeper
 from kvstore.node.link import Link
@@ -314,6 +315,7 @@ class Node:
             "server": SERVER,
             "features": [],
             "wall_ms": self._world.clock.wall_ms(),
+            "steady_ms": steady_ms(self._world.clock),
             "limits": {
                 "value_bytes_max": self.options.value_bytes_max,
                 "key_bytes_max": limits.KEY_BYTES_MAX,

@@ -18,6 +18,7 @@ from kvstore import errors, limits
 from kvstore.core.topology import Topology
 from kvstore.core.witness import Witness
 from kvstore.node.acceptor import Acceptor
+from kvstore.node.clocks import clocks, steady_ms
 from kvstore.node.metrics import Counters
 from kvstore.node.options import NodeOptions
 from kvstore.node.proposers import Proposers, Settled
@@ -122,16 +123,12 @@ class PeerService:
             raise errors.Amnesiac(node=known.name)
         stream.who = hello.node
         stream.welcome()
-        stream.respond(msgid, {**self._greeting(), "steady_ms": self._steady_ms()})
+        stream.respond(msgid, self._greeting())
 
     def _ping(self, stream: Stream, msgid: int, params: Any) -> None:
         if len(params) > 1:
             self._witness.believes(NodeId(stream.who), messages.told_of(params[1]))
-        stream.respond(msgid, [self._clock.wall_ms(), self._steady_ms()])
-
-    def _steady_ms(self) -> int:
-        """A clock that nobody sets: by it peers say when their changes are void."""
-        return int(self._clock.monotonic() * 1000)
+        stream.respond(msgid, clocks(self._clock))
 
     def _topology(self, stream: Stream, msgid: int, params: Any) -> None:
         del params
@@ -193,7 +190,7 @@ class PeerService:
     def _change(self, stream: Stream, msgid: int, params: Any) -> None:
         epoch, void_ms, key, request = messages.decode_forward(params)
         self._check_epoch(epoch)
-        left_ms = void_ms - self._steady_ms()
+        left_ms = void_ms - steady_ms(self._clock)
         if left_ms < 0:
             # It was held up, in a socket or by a cut. Whoever sent it has tried elsewhere, and the register
             # may have forgotten that since.

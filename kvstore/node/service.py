@@ -14,6 +14,7 @@ from typing import Any
 from kvstore import errors
 from kvstore.core import admission, hashing
 from kvstore.node.client_stream import HEAD, ClientStream, entry
+from kvstore.node.clocks import clocks, steady_ms
 from kvstore.node.coordinator import Coordinator
 from kvstore.node.metrics import Counters
 from kvstore.node.options import NodeOptions
@@ -42,7 +43,7 @@ _DEADLINE_AT = {
     "counter_get": 2,
     "counter_add": 7,
 }
-"""Where in its params a request may name the instant, on this node's clock, after which it is void."""
+"""Where in its params a request may name the instant, on this node's steady clock, after which it is void."""
 
 
 class Service:
@@ -140,7 +141,7 @@ class Service:
             # It waited in a socket, or with us while we stood still, until nobody waits for it. Its client
             # has tried elsewhere; doing it now would bring back what has since been overwritten or deleted.
             void_after = params[at]
-            if type(void_after) is int and (late_ms := self._clock.wall_ms() - void_after) > 0:
+            if type(void_after) is int and (late_ms := steady_ms(self._clock) - void_after) > 0:
                 self._counters.deadline_drops += 1
                 raise errors.TooLate(late_ms=late_ms)
         serve(stream, msgid, params)
@@ -248,7 +249,7 @@ class Service:
 
     def _ping(self, stream: ClientStream, msgid: int, params: Any) -> None:
         del params
-        stream.respond(msgid, self._clock.wall_ms())
+        stream.respond(msgid, clocks(self._clock))
 
     def _topology(self, stream: ClientStream, msgid: int, params: Any) -> None:
         del params

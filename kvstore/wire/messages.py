@@ -26,7 +26,6 @@ from kvstore.wire.options import Options, decode_options, encode_options, shown
 from kvstore.wire.peer_messages import (
     PeerHello,
     PeerScan,
-    clocks_of,
     decode_peer_hello,
     decode_peer_page,
     decode_peer_read,
@@ -281,7 +280,6 @@ __all__ = [
     "PutMany",
     "Retime",
     "Scan",
-    "clocks_of",
     "decode_change",
     "decode_changed",
     "decode_counter_add",

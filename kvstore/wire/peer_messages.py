@@ -73,13 +73,6 @@ def told_of(given: Any) -> Told | None:
     raise errors.BadOption(option="told", given="something else", allowed="two numbers, or nothing")
 
 
-def clocks_of(result: Any) -> tuple[int, int] | None:
-    """What `ping` is answered with: `[wall_ms, steady_ms]`; None when it is anything else."""
-    if type(result) is tuple and len(result) == 2 and type(result[0]) is type(result[1]) is int:
-        return result
-    return None
-
-
 def decode_peer_write(params: Sequence[Any]) -> tuple[int, int, bool, Sequence[bytes]]:
     """`[epoch, budget_ms, sync, [skey, record, ...]]`."""
     if len(params) == 4:

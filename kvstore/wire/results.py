@@ -179,6 +179,13 @@ def decode_greeting(result: Any) -> Mapping[str, Any]:
     return plain
 
 
+def clocks_of(result: Any) -> tuple[int, int] | None:
+    """What `ping` is answered with: `[wall_ms, steady_ms]`; None when it is anything else."""
+    if type(result) is tuple and len(result) == 2 and type(result[0]) is type(result[1]) is int:
+        return result
+    return None
+
+
 def _numbers(value: Any) -> bool:
     return type(value) is tuple and all(type(each) is int for each in value)
 

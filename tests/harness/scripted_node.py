@@ -104,15 +104,15 @@ class ScriptedNode:
         return self.topology.epoch if self.topology is not None else 1
 
     def _hello(self, *_: Any) -> Any:
-        plain = {"protocol": 1, "cluster": CLUSTER, "node": self.number, "epoch": self.epoch, "wall_ms": 0}
+        plain = {"protocol": 1, "cluster": CLUSTER, "node": self.number, "epoch": self.epoch, "steady_ms": 0}
         return plain | self.greeting
 
     def _topology(self, *_: Any) -> Any:
         assert self.topology is not None
         return self.topology.to_plain()
 
-    def _ping(self, *_: Any) -> int:
-        return 0
+    def _ping(self, *_: Any) -> list[int]:
+        return [0, 0]
 
     def _status(self, *_: Any) -> Any:
         return {"node": self.number, "state": "ready"}

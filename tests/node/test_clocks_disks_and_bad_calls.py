@@ -11,6 +11,7 @@ from raw_nodes import OPERATION, Nodes, running
 
 import kvstore
 from kvstore import errors, limits
+from kvstore.client.connection import Connection
 from kvstore.io.clock import SystemClock
 from kvstore.io.disk import SystemFile, SystemFiles
 from kvstore.types import NodeId
@@ -69,6 +70,22 @@ async def test_a_node_whose_clock_jumped_writes_nothing_and_the_others_go_on(
     async with asyncio.timeout(5):
         while (await third.ask("put", b"k", b"again", OPERATION, {}))[0] is not None:
             await asyncio.sleep(0.05)
+
+
+async def test_a_request_held_up_is_void_though_the_clock_is_set_back_meanwhile(three: Nodes) -> None:
+    clock = await with_moved_clock(three)
+    address = three.local.urls[2].removeprefix("kv://")
+    connection = await Connection.open(address)
+    try:
+        void = connection.void_after(0.05)
+        await asyncio.sleep(0.1)
+        clock.off_ms = -HOUR_MS
+        with pytest.raises(errors.TooLate):
+            await connection.call("get", (b"k", {}, void))
+        clock.off_ms = DAY_MS
+        await connection.call("get", (b"k", {}, connection.void_after(5.0)))
+    finally:
+        connection.close()
 
 
 async def test_a_clock_a_day_ahead_neither_drops_nor_hides_what_is_alive(three: Nodes) -> None:

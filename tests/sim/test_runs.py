@@ -113,7 +113,7 @@ UNSURE = ("halves", "stall", "one_way")
 CONTROLS: list[tuple[mutants.Broken, tuple[str, ...], range, int, tuple[str, ...]]] = [
     (mutants.answer_before_the_sync, ("blackout",), range(1, 7), 4, ("lost", "vanished", "back")),
     (mutants.one_answer_taken_for_a_quorum, ("isolate", "halves", "stall"), range(1, 7), 4, ("back",)),
-    (mutants.read_without_repair, ("slow",), range(56, 61), 10, ("back",)),
+    (mutants.read_without_repair, ("slow",), range(9, 48), 10, ("back",)),
     (mutants.visible_before_durable, ("blackout",), range(1, 31), 4, ("back", "two-values", "lost")),
     (mutants.expired_dropped_outright, ("crash",), range(1, 4), 4, ("back",)),
     (mutants.whatever_comes_last_is_taken, ("slow", "halves", "pause"), range(1, 7), 4, GONE),

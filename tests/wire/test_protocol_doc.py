@@ -68,7 +68,7 @@ def encoded() -> dict[str, bytes]:
         "hello request": packer.request(
             1, "hello", messages.encode_hello(messages.Hello("example/1", "", ""))
         ),
-        "put request": packer.request(2, "put", [*put, 1795236635540]),
+        "put request": packer.request(2, "put", [*put, 86402000]),
         "put response": packer.response(2, receipt(existed=False)),
         "get request": packer.request(3, "get", messages.encode_get(b"user:1", one)),
         "get response": packer.response(3, results.encode_found(found)),
