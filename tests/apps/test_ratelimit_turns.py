@@ -61,6 +61,33 @@ async def test_who_comes_during_a_turn_is_in_the_next_one() -> None:
     await background.close()
 
 
+async def test_callers_that_ask_again_at_once_stay_together() -> None:
+    """Else one part of them waits while the turn of the other part is taken, and each call for two turns."""
+    sizes: list[int] = []
+
+    async def turn(_key: bytes, calls: list[Call]) -> None:
+        sizes.append(len(calls))
+        await asyncio.sleep(0.001)
+        for call in calls:
+            tell(call, 1)
+
+    background = Background()
+    turns = Turns(turn, background)
+
+    async def caller() -> None:
+        for _ in range(5):
+            await turns.ask(b"k", Call("a"), timeout_s=5)
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(caller())
+        while not sizes:
+            await asyncio.sleep(0)
+        for _ in range(9):
+            tasks.create_task(caller())
+    assert sizes == [1, 10, 10, 10, 10, 9]
+    await background.close()
+
+
 async def test_a_broken_turn_is_everybodys_error_and_the_next_one_works() -> None:
     broken = [True]
 

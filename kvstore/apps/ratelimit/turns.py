@@ -72,6 +72,10 @@ class Turns(Generic[_Call]):
                 del queue[:TURN_MAX]
                 if calls:
                     await self._take(key, calls)
+                    # Who was told may ask again at once: then it is in the next turn, with those who wait
+                    # already, and not in the one after. Else callers part into two groups, each waiting
+                    # for the other's turn as well.
+                    await asyncio.sleep(0)
         finally:
             del self._queues[key]
             # Only when we are cancelled is anybody left.
