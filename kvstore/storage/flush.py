@@ -30,8 +30,7 @@ from kvstore.storage.memtable import Memtable
 
 STEP_RECORDS = 64
 STEP_BYTES = 256 << 10
-"""One step on the loop: 0.1 to 0.3 ms, or one large value. A busy loop turns once a millisecond, so that the
-flush takes a fifth of it."""
+"""One step on the loop: some 0.1 ms, or one large value; a small part of a turn that is full of requests."""
 HURRIED = 8
 """Steps in one, when the next table is full before this one has moved."""
 SLICE_PAGES = 512
@@ -164,11 +163,11 @@ class Flush:
             self._holder.on_flush_failure(error)
 
     def _step(self) -> None:
-        more = self._add_chunk()
-        if self._is_late():
-            for _ in range(HURRIED - 1):
-                if more and not self._slice_is_full():
-                    more = self._add_chunk()
+        more = True
+        for _ in range(HURRIED if self._is_late() else 1):
+            more = self._add_chunk()
+            if not more or self._slice_is_full():
+                break
         if more and not self._slice_is_full():
             self._worker.submit(_nothing, self._turn)
             return

@@ -175,13 +175,8 @@ class Store:
         group = self._group
         if self.failed is not None:
             return _FAILED
-        old = held
-        if old is None:
-            old = group.staged.get(skey)
-            if old is None:
-                old = group.flying.get(skey)
-                if old is None:
-                    old = self.get(skey)
+        # No record is empty, so whatever is found first counts.
+        old = held or group.staged.get(skey) or group.flying.get(skey) or self.get(skey)
         version = record[:8]
         # The first two conditions say for most records, without a call, that they are newer.
         if old is not None and (version <= old[:8] or (record[17] | old[17]) & records.SPECIAL):
