@@ -8,6 +8,7 @@
 
 from kvstore import errors
 from kvstore.api import connect, local_cluster
+from kvstore.client.changes import Change
 from kvstore.client.client import Client
 from kvstore.client.codecs import Codec
 from kvstore.client.locks import Lock
@@ -18,6 +19,7 @@ from kvstore.types import Consistency, Durability, Operation
 
 __all__ = [
     "Applied",
+    "Change",
     "Client",
     "Codec",
     "Consistency",

@@ -26,8 +26,8 @@ MODULES = {
     ),
     "kvstore/wire": "codec messages options peer_messages register_messages results session",
     "kvstore/node": (
-        "acceptor ceiling client_stream clocks coordinator deadlines linear link operations peer_service "
-        "phase proposers registers replica service stream turn verbs waiting"
+        "acceptor batches ceiling client_stream clocks coordinator deadlines linear link operations "
+        "peer_service phase proposers registers replica service stream turn verbs waiting"
     ),
     "kvstore/storage": "group memtable promises segment store tables wal",
     "kvstore/client": "caller connection nodes receipt steps",

@@ -111,6 +111,7 @@ def change_if(
 @click.option("--initial", type=int, default=0, metavar="N", help="Where a key begins that is not there: 0.")
 @click.option("--min", "minimum", type=int, metavar="N", help="Not applied when it would fall below this.")
 @click.option("--max", "maximum", type=int, metavar="N", help="Not applied when it would rise above this.")
+@click.option("--period", type=int, metavar="N", help="Count this period; a later one begins again.")
 @click.option(
     "--ttl",
     type=Duration(),
@@ -128,27 +129,40 @@ def incr_command(
     initial: int,
     minimum: int | None,
     maximum: int | None,
+    period: int | None,
     ttl: int | None,
     key_encoding: str,
 ) -> int:
     r"""Add to a number, exactly once.
 
     Prints the number after it; BY is 1, and may be negative. Exit status 1 when it would leave --min or
-    --max.
+    --max, or when a later --period has begun.
 
     \b
       kv incr visits
       kv incr stock:7 -1 --min 0
       kv incr quota:ada 10 --max 100 --ttl 1h
+      kv incr visits:today --period $(date +%Y%m%d)
     """
     name = key_from(key, key_encoding)
 
     async def work(kv: Client) -> Any:
-        return await kv.incr(name, by, initial=initial, minimum=minimum, maximum=maximum, ttl=_seconds(ttl))
+        return await kv.incr(
+            name,
+            by,
+            initial=initial,
+            minimum=minimum,
+            maximum=maximum,
+            period=period,
+            ttl=_seconds(ttl),
+        )
 
     outcome = session.call(work)
     out = Output(session.settings)
     if not outcome:
+        if period is not None and outcome.value is None:
+            why = f", and period {period} is over"
+            return told_not_applied(out, name, outcome, key_encoding=key_encoding, why=why)
         bounds = f"{'' if minimum is None else minimum}..{'' if maximum is None else maximum}"
         why = f", and {by:+} would leave {bounds if bounds != '..' else 'the 64 bits of a number'}"
         return told_not_applied(out, name, outcome, key_encoding=key_encoding, why=why)

@@ -46,22 +46,35 @@ class Request:
     writes: bool
     sizes: Mapping[bytes, int]
     """Bytes that a key brings into the request; its own length when it is not there."""
+    key_of: Callable[[bytes], bytes] | None = None
+    """The key that something is about which is not named by its key."""
 
 
 class Batch:
     """One call with many keys."""
 
-    def __init__(self, caller: Caller, request: Request, *, timeout: float, dice: Dice) -> None:
+    def __init__(
+        self,
+        caller: Caller,
+        request: Request,
+        *,
+        timeout: float,
+        dice: Dice,
+        on_done: Callable[[Sequence[bytes]], None] | None = None,
+    ) -> None:
         self._caller = caller
         self._request = request
         self._timeout = timeout
         self._deadline = asyncio.get_running_loop().time() + timeout
         self._dice = dice
+        self._on_done = on_done
         self._keys_max = limits.BATCH_KEYS_MAX
         self._broke = False
         self._again: dict[bytes, errors.KVError] = {}
         self._doubts: dict[bytes, errors.KVError] = {}
         self._tries: dict[bytes, int] = {}
+        self.asked: set[bytes] = set()
+        """Of writes: what was sent at least once, now or by an earlier call."""
         self.done: dict[bytes, Outcome] = {}
         self.failures: dict[bytes, errors.KVError] = {}
 
@@ -92,10 +105,10 @@ class Batch:
 
     def _pieces(self, keys: Sequence[bytes], round_number: int) -> Iterator[tuple[str, list[bytes]]]:
         """Keys that go to one node together, and its address."""
-        candidates, sizes = self._caller.nodes.candidates, self._request.sizes
+        candidates, sizes, key_of = self._caller.nodes.candidates, self._request.sizes, self._request.key_of
         groups: dict[str, list[bytes]] = {}
         for key in keys:
-            order = candidates(key)
+            order = candidates(key if key_of is None else key_of(key))
             groups.setdefault(order[round_number % len(order)], []).append(key)
         for address, group in groups.items():
             piece: list[bytes] = []
@@ -129,11 +142,21 @@ class Batch:
 
     async def _ask(self, address: str, keys: Sequence[bytes], left: float) -> None:
         request = self._request
+
+        def params(budget_ms: int) -> Sequence[Any]:
+            asked = request.params(keys, budget_ms)
+            if request.writes:
+                if not self.asked.isdisjoint(keys):
+                    # A register must know that an earlier try may have been applied.
+                    asked = (*asked[:-1], {**asked[-1], "n": 2})
+                self.asked.update(keys)
+            return asked
+
         try:
             outcomes, node, attempts = await self._caller.call(
                 request.method,
-                lambda budget_ms: request.params(keys, budget_ms),
-                key=keys[0],
+                params,
+                key=keys[0] if request.key_of is None else request.key_of(keys[0]),
                 timeout=left,
                 writes=request.writes,
                 prefer=address,
@@ -146,6 +169,7 @@ class Batch:
                 self._failed(key, error)
             return
         epoch = 0
+        settled = []
         for key, outcome in zip(keys, outcomes, strict=True):
             tries = self._tries[key] = self._tries.get(key, 0) + attempts
             if isinstance(outcome, errors.KVError):
@@ -153,7 +177,10 @@ class Batch:
             else:
                 self.done[key] = (outcome, node, tries)
                 epoch = max(epoch, outcome.epoch)
+                settled.append(key)
         self._caller.nodes.saw_epoch(epoch)
+        if self._on_done is not None:
+            self._on_done(settled)
 
     def _failed(self, key: bytes, error: errors.KVError) -> None:
         if self._request.writes and not error.definite:

@@ -21,6 +21,7 @@ from kvstore import errors, limits
 from kvstore.client import steps
 from kvstore.client.batches import Batch, Request
 from kvstore.client.caller import ATTEMPTS_MAX, Caller
+from kvstore.client.changes import ChangeMaker
 from kvstore.client.codecs import Codec, codec_named
 from kvstore.client.counters import CounterVerbs
 from kvstore.client.nodes import Nodes
@@ -48,6 +49,7 @@ class Client(RegisterVerbs, CounterVerbs):
         self._nodes = caller.nodes
         self._terms = terms
         self._codec = codec
+        self.change = ChangeMaker(terms, codec)
         self._clock = clock
         self._dice = dice
         self._shares = OrderedDict()

@@ -14,9 +14,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from kvstore import errors
+from kvstore.client.changes import Applied
 
 if TYPE_CHECKING:
-    from kvstore.client.registers import Applied, RegisterVerbs
+    from kvstore.client.registers import RegisterVerbs
     from kvstore.ports import Clock, Dice
     from kvstore.types import Operation
 
@@ -86,15 +87,12 @@ class Lock:
 
     async def _claim(self) -> tuple[Applied | None, errors.KVError | None]:
         """The claim, if it was won; and why nobody could be asked, if that was so."""
-        from kvstore.client.registers import Applied  # noqa: PLC0415  the two know each other
-
         timeout = max(min(self._ttl, 5.0), 0.25)
-        named = self._verbs._name_operation(self.key)  # noqa: SLF001  one noun in two files
+        claim = self._verbs.change.claim(self.key, self._owner, ttl=self._ttl)
+        named = claim.named
         try:
             try:
-                done = await self._verbs._claim(  # noqa: SLF001
-                    named, self._owner, ttl=self._ttl, timeout=timeout
-                )
+                done = await self._verbs._change(claim, timeout)  # noqa: SLF001  one noun in two files
             except errors.Unresolved:
                 # A claim nobody knows of would keep everybody out until it ends.
                 done = await self._verbs.resolve(named, timeout=timeout)

@@ -15,17 +15,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from kvstore import errors
 from kvstore.client import steps
+from kvstore.client.batches import Batch, Request
+from kvstore.client.changes import UNSET, Applied, Change, ChangeMaker, NotApplied
 from kvstore.client.locks import Lock
-from kvstore.client.receipt import Receipt, instant
 from kvstore.client.terms import Key, key_bytes
-from kvstore.core import window
-from kvstore.types import Consistency, Durability, Operation, OperationId
+from kvstore.types import Consistency, Operation
 from kvstore.wire import messages, results
 
 if TYPE_CHECKING:
@@ -38,44 +37,6 @@ _LINEAR: Final = {"c": Consistency.LINEARIZABLE.value}
 _BACKOFF_S, _BACKOFF_S_MAX = 0.002, 0.25
 
 
-class _Unset:
-    """No value given; None means "nothing there"."""
-
-
-UNSET: Final = _Unset()
-
-
-@dataclass(frozen=True, slots=True)
-class Applied:
-    """The change took effect. Truthy."""
-
-    version: int
-    """Of the change; the fencing token of a lock. Greater for every later change of the key."""
-    value: Any
-    """incr: the number after it; get_and_set: what was there before; else None."""
-    expires_at: float | None
-    existed: bool
-    """Something live was there before."""
-    receipt: Receipt
-
-    def __bool__(self) -> bool:
-        return True
-
-
-@dataclass(frozen=True, slots=True)
-class NotApplied:
-    """The change did not take effect and never will. Falsy."""
-
-    version: int
-    """Of what was found; 0: nothing."""
-    value: Any
-    """What was found; None: nothing, or the answer to a retry, which remembers only the outcome."""
-    receipt: Receipt
-
-    def __bool__(self) -> bool:
-        return False
-
-
 class RegisterVerbs:
     """What `Client` can do with registers. Keys become registers by the first linearizable change."""
 
@@ -84,6 +45,8 @@ class RegisterVerbs:
     _codec: Codec
     _clock: Clock
     _dice: Dice
+    change: ChangeMaker
+    """Makes the changes that `change_many` sends: `kv.change.incr(...)`, `kv.change.cas(...)` and so on."""
 
     async def cas(
         self,
@@ -100,19 +63,17 @@ class RegisterVerbs:
 
         `new` None deletes. The version of an entry or an `Applied` is safe against a value that comes back.
         """
-        if (expected_version is None) == isinstance(expected_value, _Unset):
-            raise errors.BadOption(
-                option="expected_version, expected_value", given="both or none", allowed="one of them"
-            )
-        value = None if new is None else steps.encoded(self._codec, new)
-        if expected_version is not None:
-            if isinstance(expected_version, bool) or not isinstance(expected_version, int):
-                raise errors.BadOption(
-                    option="expected_version", given=repr(expected_version)[:60], allowed="a number"
-                )
-            return await self._change(key, "cas_version", (expected_version, value), ttl, expires_at, timeout)
-        expected = None if expected_value is None else steps.encoded(self._codec, expected_value)
-        return await self._change(key, "cas_value", (expected, value), ttl, expires_at, timeout)
+        return await self._change(
+            self.change.cas(
+                key,
+                new=new,
+                expected_version=expected_version,
+                expected_value=expected_value,
+                ttl=ttl,
+                expires_at=expires_at,
+            ),
+            timeout,
+        )
 
     async def put_if_absent(
         self,
@@ -124,8 +85,9 @@ class RegisterVerbs:
         timeout: float | None = None,
     ) -> Applied | NotApplied:
         """Store a value only if nothing is there; of many who try, exactly one wins."""
-        data = steps.encoded(self._codec, value)
-        return await self._change(key, "cas_value", (None, data), ttl, expires_at, timeout)
+        return await self._change(
+            self.change.put_if_absent(key, value, ttl=ttl, expires_at=expires_at), timeout
+        )
 
     async def delete_if(
         self,
@@ -136,12 +98,9 @@ class RegisterVerbs:
         timeout: float | None = None,
     ) -> Applied | NotApplied:
         """Delete only if the key has this version, or this value."""
-        return await self.cas(
-            key,
-            new=None,
-            expected_version=expected_version,
-            expected_value=expected_value,
-            timeout=timeout,
+        return await self._change(
+            self.change.delete_if(key, expected_version=expected_version, expected_value=expected_value),
+            timeout,
         )
 
     async def incr(
@@ -152,6 +111,7 @@ class RegisterVerbs:
         initial: int = 0,
         minimum: int | None = None,
         maximum: int | None = None,
+        period: int | None = None,
         ttl: float | None = None,
         expires_at: float | datetime | None = None,
         timeout: float | None = None,
@@ -160,18 +120,23 @@ class RegisterVerbs:
 
         Not applied when the result would leave `minimum`..`maximum` (at most 64 bits, signed). A number
         that begins here gets the ttl, one that is there keeps its own. Raises errors.NotANumber.
+
+        With a `period`, an int that grows with time, the number counts that period only: it begins again with
+        a later one, and an earlier one is over, so that nothing is applied. The key holds `b"period:number"`.
         """
-        args = (by, initial, minimum, maximum)
-        for each in args:
-            if each is not None and (isinstance(each, bool) or not isinstance(each, int)):
-                raise errors.BadOption(
-                    option="by, initial, minimum, maximum", given=repr(each)[:60], allowed="integers"
-                )
-            if each is not None and not -(1 << 63) <= each < 1 << 63:
-                raise errors.BadOption(
-                    option="by, initial, minimum, maximum", given="more", allowed="64 bits"
-                )
-        return await self._change(key, "incr", args, ttl, expires_at, timeout, decode=_number)
+        return await self._change(
+            self.change.incr(
+                key,
+                by,
+                initial=initial,
+                minimum=minimum,
+                maximum=maximum,
+                period=period,
+                ttl=ttl,
+                expires_at=expires_at,
+            ),
+            timeout,
+        )
 
     async def get_and_set(
         self,
@@ -183,8 +148,8 @@ class RegisterVerbs:
         timeout: float | None = None,
     ) -> Applied:
         """Store a value (None deletes) and learn what it replaced: `.value`."""
-        data = None if value is None else steps.encoded(self._codec, value)
-        done = await self._change(key, "get_and_set", (data,), ttl, expires_at, timeout)
+        change = self.change.get_and_set(key, value, ttl=ttl, expires_at=expires_at)
+        done = await self._change(change, timeout)
         assert isinstance(done, Applied)  # there is nothing it could depend on
         return done
 
@@ -192,7 +157,7 @@ class RegisterVerbs:
         self, key: Key, ttl: float, *, expected_version: int = 0, timeout: float | None = None
     ) -> Applied | NotApplied:
         """Give a live key a new expiry if it has this version (0: any). The version stays."""
-        return await self._change(key, "retime", (expected_version,), ttl, None, timeout)
+        return await self._change(self.change.extend(key, ttl, expected_version=expected_version), timeout)
 
     async def update(
         self,
@@ -242,17 +207,58 @@ class RegisterVerbs:
         If it had not been applied until now, it never will be. Raises errors.Forgotten when 128 other
         changes of the key came since, errors.BadOption for what is no operation.
         """
+        return await self._change(self.change.resolve(operation), timeout)
+
+    async def change_many(
+        self,
+        changes: Sequence[Change],
+        *,
+        timeout: float | None = None,
+        on_outcome: Callable[[Change, Applied | NotApplied | errors.KVError], None] | None = None,
+    ) -> list[Applied | NotApplied | errors.KVError]:
+        """Make many changes with one request to each node: `[kv.change.incr("a"), kv.change.incr("b"), ...]`.
+
+        Each is its own: no order between them, and not all-or-nothing. Returns the outcomes in order; a
+        change that failed has its error in its place, and one that is `Unresolved` names its `operation`.
+        `on_outcome` is told each as soon as it is there: those of one node do not wait for another's.
+        """
+        by_operation = {change.operation: change for change in changes}
+
+        def params(part: Sequence[bytes], budget_ms: int) -> Sequence[Any]:
+            chosen = [by_operation[operation] for operation in part]
+            items = [(each.key, each.operation, each.name, each.args, each.ends) for each in chosen]
+            return messages.encode_change_many(items, {"t": budget_ms})
+
+        request = Request(
+            method="change_many",
+            params=params,
+            decode=messages.decode_changed,
+            writes=True,
+            sizes={operation: change.size for operation, change in by_operation.items()},
+            key_of=lambda operation: by_operation[operation].key,
+        )
+        outcomes: dict[bytes, Applied | NotApplied | errors.KVError] = {}
+
+        def settle(operation: bytes, outcome: Applied | NotApplied | errors.KVError) -> None:
+            outcomes[operation] = outcome
+            if on_outcome is not None:
+                on_outcome(by_operation[operation], outcome)
+
+        def done(operations: Sequence[bytes]) -> None:
+            for operation in operations:
+                settle(operation, by_operation[operation].outcome(*batch.done[operation]))
+
+        timeout = self._terms.timeout(timeout)
+        batch = Batch(self._caller, request, timeout=timeout, dice=self._dice, on_done=done)
+        batch.asked |= {change.operation for change in changes if change.is_tried}
         try:
-            named = Operation.parse(operation) if isinstance(operation, str) else operation
-        except ValueError:
-            named = None
-        if named is None:
-            raise errors.BadOption(
-                option="operation",
-                given=repr(operation)[:60],
-                allowed="the `operation` of an Unresolved error",
-            )
-        return await self._change(named.key, "resolve", (), None, None, timeout, operation=named.id)
+            await batch.run(list(by_operation))
+        finally:
+            for operation in batch.asked:
+                by_operation[operation].is_tried = True
+        for operation, error in batch.failures.items():
+            settle(operation, _named(error, by_operation[operation]))
+        return [outcomes[change.operation] for change in changes]
 
     def lock(self, name: str, ttl: float = 10.0, *, wait: float | None = None) -> Lock:
         """A lease on a name: `async with kv.lock("job", ttl=10) as lease: ... lease.token ...`.
@@ -261,60 +267,30 @@ class RegisterVerbs:
         """
         return Lock(self, name, ttl=ttl, wait=wait, clock=self._clock, dice=self._dice)
 
-    def _name_operation(self, key: Key) -> Operation:
-        """A name for a change that is yet to be made, for who must be able to resolve it whatever happens."""
-        return Operation(key_bytes(key), OperationId(self._terms.operation()))
-
-    async def _claim(
-        self, named: Operation, owner: bytes, *, ttl: float, timeout: float | None = None
-    ) -> Applied | NotApplied:
-        """`put_if_absent` past the codec, under an operation named before: what locks are made of."""
-        return await self._change(
-            named.key, "cas_value", (None, owner), ttl, None, timeout, operation=named.id, decode=bytes
-        )
-
-    async def _change(
-        self,
-        key: Key,
-        name: str,
-        args: Sequence[Any],
-        ttl: float | None,
-        expires_at: float | datetime | None,
-        timeout: float | None,
-        *,
-        operation: bytes | None = None,
-        decode: Callable[[bytes], Any] | None = None,
-    ) -> Applied | NotApplied:
-        raw, terms = key_bytes(key), self._terms
-        options = terms.ends(ttl, expires_at)
-        named = operation if operation is not None else terms.operation()
-        with steps.naming(raw, named, _LINEAR):
+    async def _change(self, change: Change, timeout: float | None) -> Applied | NotApplied:
+        """Make one change."""
+        key, operation, ends = change.key, change.operation, change.ends
+        with steps.naming(key, operation, _LINEAR):
             changed, node, attempts = await self._caller.call(
                 "change",
-                lambda t: messages.encode_change(raw, named, name, args, {**options, "t": t}),
-                key=raw,
-                timeout=terms.timeout(timeout),
+                lambda t: messages.encode_change(
+                    key, operation, change.name, change.args, {**ends, "t": t} if ends else {"t": t}
+                ),
+                key=key,
+                timeout=self._terms.timeout(timeout),
                 writes=True,
                 decode=messages.decode_changed,
             )
-        receipt = Receipt(
-            changed.version,
-            changed.epoch,
-            changed.acked,
-            durability=Durability.ALWAYS,
-            coordinator=node,
-            attempts=attempts,
-        )
-        value = None if changed.value is None else (decode or self._codec.decode)(changed.value)
-        if changed.flags & window.APPLIED:
-            existed = bool(changed.flags & window.EXISTED)
-            return Applied(changed.version, value, instant(changed.expires_ms), existed, receipt)
-        return NotApplied(changed.version, value, receipt)
+        return change.outcome(changed, node, attempts)
 
 
-def _number(data: bytes) -> int | bytes:
-    """What incr answers: a number, unless something else was found."""
-    try:
-        return int(data)
-    except ValueError:
-        return data
+def _named(error: errors.KVError, change: Change) -> errors.KVError:
+    """The error of one change of many; when it is unresolved, with the name of the operation."""
+    if not isinstance(error, errors.Unresolved):
+        return error
+    own = type(error)(**error.fields)  # many may have the same one
+    own.operation = change.named
+    return own
+
+
+__all__ = ["UNSET", "Applied", "Change", "NotApplied", "RegisterVerbs"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from datetime import datetime
 from typing import Any
@@ -63,7 +64,8 @@ class Terms:
         self._timeout = timeout
         self._clock = clock
         self._tail = dice.randbytes(_TAIL_BYTES)
-        self._count = 0
+        self._counts = itertools.count(1)
+        """Whichever thread asks, no two get the same."""
 
     def timeout(self, timeout: float | None) -> float:
         """Seconds for a call."""
@@ -126,10 +128,8 @@ class Terms:
 
     def operation(self) -> bytes:
         """A new operation's id: time of its first try, who we are, and a count, 6 + 6 + 4 bytes."""
-        self._count = (self._count + 1) & 0xFFFFFFFF
-        return (
-            self._clock.wall_ms().to_bytes(6, "big") + self._tail + self._count.to_bytes(_COUNT_BYTES, "big")
-        )
+        count = next(self._counts) & 0xFFFFFFFF
+        return self._clock.wall_ms().to_bytes(6, "big") + self._tail + count.to_bytes(_COUNT_BYTES, "big")
 
 
 def _number(seconds: object) -> float:

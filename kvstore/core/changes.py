@@ -116,6 +116,29 @@ def _incr(state: State, version: Version, args: tuple[int, int, int | None, int 
     return Step(State(number, version, ends), number)
 
 
+def _incr_in(state: State, version: Version, args: tuple[int, int, int, int | None, int | None, int]) -> Step:
+    """`_incr` of a number that counts one period: a later one begins anew, an earlier one is over."""
+    period, by, initial, minimum, maximum, expires_ms = args
+    before = None
+    if state.value is not None:
+        held, colon, number = state.value.partition(b":")
+        try:
+            ahead = int(held) - period
+        except ValueError:
+            return Step(None, state.value, BAD_TYPE)
+        if not colon:
+            return Step(None, state.value, BAD_TYPE)
+        if ahead > 0:
+            return Step(None)
+        before = None if ahead else number
+    within = State(before, state.version, state.expires_ms)
+    step = _incr(within, version, (by, initial, minimum, maximum, expires_ms))
+    after = step.next
+    if after is None:
+        return step
+    return Step(State(b"%d:%s" % (period, after.value), version, after.expires_ms), after.value)
+
+
 def _retime(state: State, version: Version, args: tuple[int, int]) -> Step:
     """Change the expiry; `expected` 0 takes any version. The version stays: the value did not change."""
     del version
@@ -133,6 +156,7 @@ CHANGES: dict[str, Change] = {
     "cas_value": _cas_value,
     "get_and_set": _get_and_set,
     "incr": _incr,
+    "incr_in": _incr_in,
     "retime": _retime,
     "resolve": _get,
 }

@@ -56,7 +56,6 @@ class Linear:
         spawn: Callable[[Coroutine[Any, Any, None]], None],
         loop: asyncio.AbstractEventLoop,
         drift_ms_max: int,
-        value_bytes_max: int,
     ) -> None:
         self._number = number
         self._coordinator = coordinator
@@ -67,7 +66,6 @@ class Linear:
         self._spawn = spawn
         self._loop = loop
         self._drift_ms_max = drift_ms_max
-        self._value_bytes_max = value_bytes_max
         coordinator.on_register = self.convert
 
     # --- reading ------------------------------------------------------------------------
@@ -140,27 +138,6 @@ class Linear:
     async def change(self, key: bytes, request: Request, timeout_ms: int) -> Settled:
         """As `start`, awaited. Raises what `done` would be told."""
         return await awaited(self.start, key, request, timeout_ms)
-
-    async def put(
-        self,
-        key: bytes,
-        operation: OperationId,
-        value: bytes,
-        expires_ms: int,
-        timeout_ms: int,
-        *,
-        first: bool,
-    ) -> tuple[Any, ...]:
-        """Store a value; returns its receipt."""
-        admission.check_value(value, self._value_bytes_max)
-        request = Request(operation, first, "put", (value, expires_ms))
-        return self.receipt(await self.change(key, request, timeout_ms))
-
-    async def delete(
-        self, key: bytes, operation: OperationId, timeout_ms: int, *, first: bool
-    ) -> tuple[Any, ...]:
-        """Delete; returns the receipt."""
-        return self.receipt(await self.change(key, Request(operation, first, "delete", ()), timeout_ms))
 
     async def retime(
         self, key: bytes, operation: OperationId, expires_ms: int, timeout_ms: int, *, first: bool

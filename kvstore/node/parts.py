@@ -12,6 +12,7 @@ from kvstore.core.topology import Topology
 from kvstore.core.version import HybridClock
 from kvstore.core.witness import Witness
 from kvstore.node.acceptor import Acceptor
+from kvstore.node.batches import Batches
 from kvstore.node.ceiling import Ceiling
 from kvstore.node.coordinator import Coordinator
 from kvstore.node.deadlines import Deadlines
@@ -173,7 +174,6 @@ class Parts:
             spawn=self._ways.spawn,
             loop=self._loop,
             drift_ms_max=self._options.drift_ms_max,
-            value_bytes_max=self._options.value_bytes_max,
         )
         verbs = Verbs(
             number=self._number,
@@ -188,6 +188,7 @@ class Parts:
         return Service(
             coordinator=self.coordinator,
             verbs=verbs,
+            batches=Batches(coordinator=self.coordinator, linear=linear, verbs=verbs, options=self._options),
             greeting=self._ways.greeting,
             status=self._ways.status,
             clock=self._world.clock,

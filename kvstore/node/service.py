@@ -1,7 +1,7 @@
 """Serves the clients: every method of docs/protocol.md, from decoded request to encoded answer.
 
 Single reads and writes are answered by callbacks (`ClientStream` is their sink); what takes several
-steps (touch, scan, batches) is linear code in `kvstore.node.verbs`.
+steps (touch, scan) is linear code in `kvstore.node.verbs`, what is many operations in `kvstore.node.batches`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 
 from kvstore import errors
 from kvstore.core import admission, hashing
+from kvstore.node.batches import Batches
 from kvstore.node.client_stream import HEAD, ClientStream, entry
 from kvstore.node.clocks import clocks, steady_ms
 from kvstore.node.coordinator import Coordinator
@@ -40,6 +41,7 @@ _DEADLINE_AT = {
     "delete_many": 3,
     "scan": 2,
     "change": 5,
+    "change_many": 2,
     "counter_get": 2,
     "counter_add": 7,
 }
@@ -49,11 +51,12 @@ _DEADLINE_AT = {
 class Service:
     """The owner of the connections that clients open to us."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  everything it uses, handed in by name
         self,
         *,
         coordinator: Coordinator,
         verbs: Verbs,
+        batches: Batches,
         greeting: Callable[[], dict[str, Any]],
         status: Callable[[], dict[str, Any]],
         clock: Clock,
@@ -80,9 +83,9 @@ class Service:
             "delete": self._delete,
             "touch": self._touch,
             "persist": self._persist,
-            "get_many": lambda s, msgid, params: verbs.get_many(s, msgid, messages.decode_get_many(params)),
-            "put_many": lambda s, msgid, params: verbs.put_many(s, msgid, messages.decode_put_many(params)),
-            "delete_many": lambda s, msgid, params: verbs.delete_many(
+            "get_many": lambda s, msgid, params: batches.get_many(s, msgid, messages.decode_get_many(params)),
+            "put_many": lambda s, msgid, params: batches.put_many(s, msgid, messages.decode_put_many(params)),
+            "delete_many": lambda s, msgid, params: batches.delete_many(
                 s, msgid, messages.decode_delete_many(params)
             ),
             "scan": self._scan,
@@ -91,6 +94,9 @@ class Service:
                 s, msgid, messages.decode_counter_add(params)
             ),
             "change": lambda s, msgid, params: verbs.change(s, msgid, messages.decode_change(params)),
+            "change_many": lambda s, msgid, params: batches.change_many(
+                s, msgid, messages.decode_change_many(params)
+            ),
             "locate": self._locate,
             "ping": self._ping,
             "topology": self._topology,

@@ -2,8 +2,6 @@
 
 - touch and persist read at quorum, then write the same value as the next revision of the version they
   read; superseded means somebody wrote in between, and they read again.
-- get_many, put_many and delete_many are as many single operations as they have keys, answered
-  together; each key has its own outcome.
 - scan walks the ring partition by partition, asks as many owners as the level needs, and merges.
 """
 
@@ -23,28 +21,31 @@ from kvstore.node.linear import Linear
 from kvstore.node.options import NodeOptions
 from kvstore.node.proposers import Settled
 from kvstore.node.scanning import Scanner
-from kvstore.node.waiting import Gather, Waiting
+from kvstore.node.waiting import Waiting
 from kvstore.ports import Clock
-from kvstore.types import Consistency, Durability, Kind, NodeId, OperationId
-from kvstore.wire import messages, results
+from kvstore.types import Consistency, Durability, Kind, NodeId
+from kvstore.wire import messages
 
 
-def _is_first(options: messages.Options) -> bool:
+def is_first(options: messages.Options) -> bool:
+    """Whether no earlier try can have been applied."""
     return options.attempt is None or options.attempt <= 1
 
 
-async def _together(calls: list[Coroutine[Any, Any, Any]]) -> list[Any]:
-    """The answers of many linearizable calls; a key that failed has its error in its place."""
-
-    async def one(call: Coroutine[Any, Any, Any]) -> Any:
-        try:
-            return await call
-        except errors.KVError as error:
-            return results.encode_failure(error)
-
-    async with asyncio.TaskGroup() as tasks:
-        running = [tasks.create_task(one(call)) for call in calls]
-    return [task.result() for task in running]
+def request_of(
+    change: messages.Change,
+    tried: messages.Options,
+    value_bytes_max: int,
+    expires: Callable[[messages.Options], int],
+) -> Request:
+    """A client's change as rounds have it; `tried` says which try it is. Raises errors.BadRequest."""
+    for value in change.args:
+        if isinstance(value, bytes):
+            admission.check_value(value, value_bytes_max)
+    options = change.options
+    expires_ms = expires(options) if options.ttl_ms or options.expires_ms else 0
+    first = is_first(tried) and change.name != "resolve"
+    return Request(change.operation, first, change.name, change.full_args(int(expires_ms)))
 
 
 Spawn = Callable[[Coroutine[Any, Any, None]], None]
@@ -95,7 +96,8 @@ class Verbs:
             ttl_ms=options.ttl_ms, expires_ms=options.expires_ms, now_ms=self._clock.wall_ms()
         )
 
-    def _timeout_ms(self, options: messages.Options) -> int:
+    def timeout_ms(self, options: messages.Options) -> int:
+        """How long a call may take."""
         return options.timeout_ms or self._options.timeout_ms
 
     # --- touch and persist --------------------------------------------------------------
@@ -104,13 +106,13 @@ class Verbs:
         """Give a live key another expiry (0: none). None when there is no such key."""
         options = request.options
         if options.consistency is Consistency.LINEARIZABLE:
-            return await self._retime_linear(request, expires_ms, self._timeout_ms(options))
+            return await self._retime_linear(request, expires_ms, self.timeout_ms(options))
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._timeout_ms(options) / 1000
+        deadline = loop.time() + self.timeout_ms(options) / 1000
         while True:
             left_ms = int((deadline - loop.time()) * 1000)
             if left_ms <= 0:
-                raise errors.DeadlineExceeded(timeout_ms=self._timeout_ms(options))
+                raise errors.DeadlineExceeded(timeout_ms=self.timeout_ms(options))
             read = Waiting()
             # At quorum whatever the write's level: a touch must not bring an older value forward.
             self._coordinator.read(
@@ -147,7 +149,7 @@ class Verbs:
         self, request: messages.Retime, expires_ms: int, timeout_ms: int
     ) -> tuple[Any, ...] | None:
         return await self._linear.retime(
-            request.key, request.operation, expires_ms, timeout_ms, first=_is_first(request.options)
+            request.key, request.operation, expires_ms, timeout_ms, first=is_first(request.options)
         )
 
     def put_linear(self, stream: ClientStream, msgid: int, put: messages.Put) -> None:
@@ -155,28 +157,23 @@ class Verbs:
         options = put.options
         admission.check_value(put.value, self._options.value_bytes_max)
         expires_ms = self.expires(options) if options.ttl_ms or options.expires_ms else 0
-        request = Request(put.operation, _is_first(options), "put", (put.value, expires_ms))
+        request = Request(put.operation, is_first(options), "put", (put.value, expires_ms))
         self._change(stream, msgid, put.key, request, options, self._linear.receipt)
 
     def delete_linear(self, stream: ClientStream, msgid: int, delete: messages.Retime) -> None:
         """Delete in a round."""
-        request = Request(delete.operation, _is_first(delete.options), "delete", ())
+        request = Request(delete.operation, is_first(delete.options), "delete", ())
         self._change(stream, msgid, delete.key, request, delete.options, self._linear.receipt)
 
     def get_linear(self, stream: ClientStream, msgid: int, get: messages.Get) -> None:
         """Read what is certain now."""
         options = get.options
-        self.start(stream, msgid, self._linear.read(get.key, self._timeout_ms(options), head=options.head))
+        self.start(stream, msgid, self._linear.read(get.key, self.timeout_ms(options), head=options.head))
 
     def change(self, stream: ClientStream, msgid: int, change: messages.Change) -> None:
         """Change a register by name."""
-        for value in change.args:
-            if isinstance(value, bytes):
-                admission.check_value(value, self._options.value_bytes_max)
         options = change.options
-        expires_ms = self.expires(options) if options.ttl_ms or options.expires_ms else 0
-        first = _is_first(options) and change.name != "resolve"
-        request = Request(change.operation, first, change.name, change.full_args(int(expires_ms)))
+        request = request_of(change, options, self._options.value_bytes_max, self.expires)
         self._change(stream, msgid, change.key, request, options, self._linear.changed)
 
     def _change(
@@ -194,7 +191,7 @@ class Verbs:
             elif error is not None:
                 stream.fail(msgid, error)
 
-        self._linear.start(key, request, self._timeout_ms(options), done)
+        self._linear.start(key, request, self.timeout_ms(options), done)
 
     # --- counters -----------------------------------------------------------------------
 
@@ -214,7 +211,7 @@ class Verbs:
             operation=add.operation,
             consistency=options.consistency,
             w=options.w,
-            timeout_ms=self._timeout_ms(options),
+            timeout_ms=self.timeout_ms(options),
             sync=options.durability is Durability.ALWAYS,
         )
 
@@ -229,7 +226,7 @@ class Verbs:
         if level is Consistency.LINEARIZABLE:
             raise errors.Unsupported(what="counter at linearizable (use incr, and get)")
         self._coordinator.read(
-            read, 0, key=get.key, consistency=level, r=options.r, timeout_ms=self._timeout_ms(options)
+            read, 0, key=get.key, consistency=level, r=options.r, timeout_ms=self.timeout_ms(options)
         )
         found = (await read.read()).newest
         if found is None:
@@ -245,93 +242,8 @@ class Verbs:
         state = messages.CounterState(counters.generation_of(payload), counters.total_of(payload), True)
         return messages.encode_counter_state(state)
 
-    # --- batches ------------------------------------------------------------------------
-
-    def get_many(self, stream: ClientStream, msgid: int, request: messages.GetMany) -> None:
-        """One read for each key."""
-        options = request.options
-        if options.consistency is Consistency.LINEARIZABLE:
-            timeout_ms = self._timeout_ms(options)
-            reads = [self._linear.read(key, timeout_ms, head=options.head) for key in request.keys]
-            self.start(stream, msgid, _together(reads))
-            return
-        gather = Gather(stream, msgid, len(request.keys), self._coordinator.trusted_now, head=options.head)
-        for at, key in enumerate(request.keys):
-            try:
-                admission.check_key(key)
-                self._coordinator.read(
-                    gather,
-                    at,
-                    key=key,
-                    consistency=options.consistency,
-                    r=options.r,
-                    timeout_ms=self._timeout_ms(options),
-                )
-            except errors.KVError as error:
-                gather.read_failed(at, error)
-
-    def put_many(self, stream: ClientStream, msgid: int, request: messages.PutMany) -> None:
-        """One write for each pair."""
-        options = request.options
-        expires_ms = self.expires(options) if options.ttl_ms or options.expires_ms else 0
-        if options.consistency is Consistency.LINEARIZABLE:
-            timeout_ms, first, operation = self._timeout_ms(options), _is_first(options), request.operation
-            puts = [
-                self._linear.put(key, operation, value, expires_ms, timeout_ms, first=first)
-                for key, value in request.items
-            ]
-            self.start(stream, msgid, _together(puts))
-            return
-        gather = Gather(stream, msgid, len(request.items), self._coordinator.trusted_now, head=False)
-        for at, (key, value) in enumerate(request.items):
-            self._write_one(gather, at, key, Kind.VALUE, value, expires_ms, request.operation, options)
-
-    def delete_many(self, stream: ClientStream, msgid: int, request: messages.DeleteMany) -> None:
-        """One tombstone for each key."""
-        options = request.options
-        if options.consistency is Consistency.LINEARIZABLE:
-            timeout_ms, first, operation = self._timeout_ms(options), _is_first(options), request.operation
-            deletes = [self._linear.delete(key, operation, timeout_ms, first=first) for key in request.keys]
-            self.start(stream, msgid, _together(deletes))
-            return
-        gather = Gather(stream, msgid, len(request.keys), self._coordinator.trusted_now, head=False)
-        for at, key in enumerate(request.keys):
-            self._write_one(gather, at, key, Kind.TOMBSTONE, b"", 0, request.operation, request.options)
-
-    def _write_one(
-        self,
-        gather: Gather,
-        at: int,
-        key: bytes,
-        kind: Kind,
-        value: bytes,
-        expires_ms: int,
-        operation: OperationId,
-        options: messages.Options,
-    ) -> None:
-        try:
-            admission.check_key(key)
-            admission.check_value(value, self._options.value_bytes_max)
-            self._coordinator.write(
-                gather,
-                at,
-                key=key,
-                kind=kind,
-                payload=value,
-                expires_ms=expires_ms,
-                operation=operation,
-                consistency=options.consistency,
-                w=options.w,
-                timeout_ms=self._timeout_ms(options),
-                sync=options.durability is Durability.ALWAYS,
-            )
-        except errors.KVError as error:
-            gather.write_failed(at, error)
-
     # --- scan ---------------------------------------------------------------------------
 
     async def scan(self, request: messages.Scan) -> list[Any]:
         """One page of live entries in ring order, and the cursor to go on from."""
-        return await self._scanner.page(
-            self._coordinator.topology, request, self._timeout_ms(request.options)
-        )
+        return await self._scanner.page(self._coordinator.topology, request, self.timeout_ms(request.options))

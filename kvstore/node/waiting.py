@@ -9,6 +9,7 @@ from typing import Any
 from kvstore import errors
 from kvstore.node.client_stream import ClientStream, entry, receipt
 from kvstore.node.operations import ReadOperation, WriteOperation
+from kvstore.node.proposers import Settled
 
 
 class Waiting:
@@ -100,6 +101,19 @@ class Gather:
     def write_failed(self, tag: int, error: errors.KVError) -> None:
         """One key failed."""
         self._one(tag, {"error": error.to_wire()})
+
+    def settling(
+        self, tag: int, shape: Callable[[Settled], tuple[Any, ...]]
+    ) -> Callable[[Settled | None, errors.KVError | None], None]:
+        """For a change of a register: what tells that it came to something; `shape` makes its outcome."""
+
+        def done(settled: Settled | None, error: errors.KVError | None) -> None:
+            if settled is not None:
+                self._one(tag, shape(settled))
+            elif error is not None:
+                self.write_failed(tag, error)
+
+        return done
 
     def _one(self, tag: int, outcome: Any) -> None:
         self._outcomes[tag] = outcome

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from kvstore import errors
-from kvstore.client.registers import UNSET, Applied, NotApplied
+from kvstore.client.changes import UNSET, Applied, Change, ChangeMaker, NotApplied
 from kvstore.client.terms import Key, check_timeout
 from kvstore.io.entropy import system_dice
 from kvstore.sync.locks import Lock
@@ -89,6 +89,7 @@ class RegisterVerbs:
         initial: int = 0,
         minimum: int | None = None,
         maximum: int | None = None,
+        period: int | None = None,
         ttl: float | None = None,
         expires_at: float | datetime | None = None,
         timeout: float | None = None,
@@ -101,6 +102,7 @@ class RegisterVerbs:
                 initial=initial,
                 minimum=minimum,
                 maximum=maximum,
+                period=period,
                 ttl=ttl,
                 expires_at=expires_at,
                 timeout=timeout,
@@ -163,6 +165,21 @@ class RegisterVerbs:
     ) -> Applied | NotApplied:
         """See `kvstore.Client.resolve`."""
         return self._thread.run(self._client.resolve(operation, timeout=timeout))
+
+    @property
+    def change(self) -> ChangeMaker:
+        """See `kvstore.Client.change`."""
+        return self._client.change
+
+    def change_many(
+        self,
+        changes: Sequence[Change],
+        *,
+        timeout: float | None = None,
+        on_outcome: Callable[[Change, Applied | NotApplied | errors.KVError], None] | None = None,
+    ) -> list[Applied | NotApplied | errors.KVError]:
+        """See `kvstore.Client.change_many`. `on_outcome` runs on the client's own thread."""
+        return self._thread.run(self._client.change_many(changes, timeout=timeout, on_outcome=on_outcome))
 
     def lock(self, name: str, ttl: float = 10.0, *, wait: float | None = None) -> Lock:
         """A lease on a name: `with kv.lock("job", ttl=10) as lease: ... lease.token ...`."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from kvstore import errors
+from kvstore import errors, limits
 from kvstore.core.changes import Request
 from kvstore.core.record import is_well_formed
 from kvstore.core.window import Outcome
@@ -31,10 +31,11 @@ _CLIENT_ARGS: dict[str, _Shape] = {
     "cas_value": (_BYTES_OR_NIL, _BYTES_OR_NIL),
     "get_and_set": (_BYTES_OR_NIL,),
     "incr": (_INT, _INT, _INT_OR_NIL, _INT_OR_NIL),
+    "incr_in": (_INT, _INT, _INT, _INT_OR_NIL, _INT_OR_NIL),
     "retime": (_INT,),
     "resolve": (),
 }
-_ENDS = {"put", "cas_version", "cas_value", "get_and_set", "incr", "retime"}
+_ENDS = {"put", "cas_version", "cas_value", "get_and_set", "incr", "incr_in", "retime"}
 """Changes that set an expiry: between peers its instant is the last argument (of retime the first)."""
 
 
@@ -67,11 +68,42 @@ def decode_change(params: Sequence[Any]) -> Change:
         raise errors.BadOption(
             option="params", given=f"{len(params)} of them", allowed="key, operation, name, args, options"
         )
+    return _change(params, decode_options(params, 4))
+
+
+def _change(params: Sequence[Any], options: Options) -> Change:
     key, operation, name, args = params[:4]
     if type(key) is not bytes or type(operation) is not bytes or len(operation) != 16:
         raise errors.BadOption(option="key, operation", given="something else", allowed="bytes, 16 bytes")
     _check_args(name, args, _CLIENT_ARGS)
-    return Change(key, OperationId(operation), name, args, decode_options(params, 4))
+    return Change(key, OperationId(operation), name, args, options)
+
+
+class ChangeMany(NamedTuple):
+    """Changes of many registers; each has its own outcome."""
+
+    changes: list[Change]
+    """Their options say when values end, and nothing else."""
+    options: Options
+
+
+def encode_change_many(items: Sequence[Sequence[Any]], options: dict[str, Any]) -> Sequence[Any]:
+    """`[[[key, operation, name, args, ends], ...], options]`; `ends` holds `ttl` or `exp`, or nothing."""
+    return items, options
+
+
+def decode_change_many(params: Sequence[Any]) -> ChangeMany:
+    """The other way. Raises errors.BadOption."""
+    items = params[0] if params else None
+    if type(items) is not tuple or not all(type(item) is tuple and len(item) >= 4 for item in items):
+        raise errors.BadOption(
+            option="changes", given=shown(items), allowed="an array of [key, operation, name, args, ends]"
+        )
+    if len(items) > limits.BATCH_KEYS_MAX:
+        raise errors.BadOption(
+            option="changes", given=f"{len(items)} of them", allowed=f"up to {limits.BATCH_KEYS_MAX}"
+        )
+    return ChangeMany([_change(item, decode_options(item, 4)) for item in items], decode_options(params, 1))
 
 
 def _check_args(name: Any, args: Any, shapes: dict[str, _Shape]) -> None:

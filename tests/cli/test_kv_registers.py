@@ -137,6 +137,11 @@ class TestRealNodes:
         )
         assert kv("incr", "r7", "--", "-50").text == "-7\n"
         assert kv("incr", "r7", "-50", "--min", "-10").status == 1
+        assert kv("incr", "p7", "3", "--period", "20").text == "3\n"
+        assert kv("incr", "p7", "--period", "21").text == "1\n"
+        over = kv("incr", "p7", "--period", "20")
+        assert over.status == 1
+        assert "period 20 is over" in over.err
         assert kv("incr", "r7new", "5", "--initial", "100", "--ttl", "1h").text == "105\n"
         assert float(kv("ttl", "r7new").text) > 3500
         kv("set", "r7text", "many")

@@ -100,6 +100,20 @@ async def test_a_key_that_may_pass_later_is_tried_again_elsewhere(
     assert len(operations) == 1, "one operation id over all pieces and tries"
 
 
+async def test_a_round_of_repetitions_says_that_it_is_one(cluster: ScriptedCluster, connect: Connect) -> None:
+    """A register takes what says that it is a first try for one that was never applied."""
+    kv = await connect()
+    keys = [b"{one}1", b"{one}2"]
+    first, second, _ = cluster.owners(keys[0])
+    some_fail(first, "put_many", {keys[1]: [IN_DOUBT]})
+    await kv.put_many(dict.fromkeys(keys, b"v"), consistency="linearizable")
+    said = [
+        [params[2].get("n") for method, params in node.calls if method == "put_many"]
+        for node in (first, second)
+    ]
+    assert said == [[None], [2]]
+
+
 @pytest.mark.parametrize("act", [DROP, NOT_READY])
 async def test_a_node_that_fails_costs_its_group_one_more_try(
     cluster: ScriptedCluster, connect: Connect, act: Any

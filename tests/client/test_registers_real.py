@@ -17,7 +17,7 @@ import kvstore
 from kvstore import errors
 from kvstore.client.locks import KEY_PREFIX
 from kvstore.server import LocalNodes, local_nodes
-from kvstore.types import NodeId, Operation, OperationId
+from kvstore.types import NodeId
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 LINEAR = "linearizable"
@@ -273,24 +273,23 @@ async def test_update_deletes_with_none_and_passes_errors_on(kv: kvstore.Client)
 
 
 async def test_an_unknown_operation_is_not_applied_and_never_will_be(kv: kvstore.Client) -> None:
-    named = OperationId(kv._terms.operation())
+    late = kv.change.put_if_absent("k", b"late")
     for _ in range(2):
-        answer = await kv.resolve(str(Operation(b"k", named)))
+        answer = await kv.resolve(str(late.named))
         assert isinstance(answer, kvstore.NotApplied)
     with pytest.raises(errors.Cancelled):
-        await kv._change("k", "cas_value", (None, b"late"), None, None, None, operation=named)
+        await kv._change(late, None)
     assert await held(kv, "k") is None
     assert await kv.put_if_absent("k", b"new"), "others are not cancelled"
 
 
 async def test_an_applied_operation_is_told_so_however_often(kv: kvstore.Client) -> None:
-    named = OperationId(kv._terms.operation())
-    terms: tuple[Any, ...] = ("k", "incr", (5, 0, None, None), None, None, None)
-    done = await kv._change(*terms, operation=named)
-    await kv._change(*terms, operation=named)  # a retry: answered, not repeated
+    change = kv.change.incr("k", 5)
+    done = await kv._change(change, None)
+    await kv._change(change, None)  # a retry: answered, not repeated
     await kv.incr("k")
     for _ in range(2):
-        answer = await kv.resolve(Operation(b"k", named))
+        answer = await kv.resolve(change.named)
         assert isinstance(answer, kvstore.Applied)
         assert (answer.version, answer.value) == (done.version, b"5")
     assert await held(kv, "k") == b"6"
@@ -321,12 +320,12 @@ async def test_one_node_may_stop_and_two_may_not(nodes: LocalNodes) -> None:
 
 async def test_all_may_stop_and_nothing_is_forgotten(nodes: LocalNodes) -> None:
     async with await kvstore.connect(nodes.urls) as kv:
-        named = OperationId(kv._terms.operation())
-        done = await kv._change("k", "cas_value", (None, b"v"), None, None, None, operation=named)
+        change = kv.change.put_if_absent("k", b"v")
+        done = await kv._change(change, None)
         await nodes.stop_all()
         for member in nodes.topology.nodes:
             await nodes.start(member.number)
-        again = await kv.resolve(Operation(b"k", named), timeout=20)
+        again = await kv.resolve(change.named, timeout=20)
         assert (bool(again), again.version) == (True, done.version)
         assert not await kv.put_if_absent("k", b"w", timeout=20)
 

@@ -118,6 +118,31 @@ def test_a_number_that_begins_gets_the_expiry_and_keeps_it() -> None:
     assert register.do("incr", 1, 0, None, None, NOW + 900, now=NOW + 60).value == b"1"
 
 
+def test_a_number_of_a_period_begins_again_with_a_later_one_and_not_with_an_earlier_one() -> None:
+    register = Register()
+    assert register.do("incr_in", 7, 2, 0, None, 3, NOW + 50).value == b"2"
+    assert register.value == b"7:2"
+    full = register.do("incr_in", 7, 2, 0, None, 3, NOW + 90)
+    assert (full.applied, full.value) == (False, b"2")
+    last = register.do("incr_in", 7, 1, 0, None, 3, NOW + 90)
+    assert (last.value, last.expires_ms) == (b"3", NOW + 50), "it keeps the expiry it began with"
+    later = register.do("incr_in", 8, 1, 5, None, None, NOW + 90)
+    assert (later.value, later.expires_ms) == (b"6", NOW + 90)
+    over = register.do("incr_in", 7, 1, 0, None, 3, NOW + 90)
+    assert (over.applied, over.value) == (False, None)
+    assert register.do("incr_in", 8, 1, 0, None, None, 0, now=NOW + 90).value == b"1", "it has expired"
+
+
+@pytest.mark.parametrize("value", [b"7", b"", b"x:1", b"7:x", b"7:", b":7"])
+def test_what_is_no_number_of_a_period_is_left_alone(value: bytes) -> None:
+    register = Register()
+    register.do("put", value, 0)
+    wrong = register.do("incr_in", 7, 1, 0, None, None, 0)
+    assert wrong.flags & BAD_TYPE
+    assert not wrong.applied
+    assert register.value == value
+
+
 def test_an_expiry_is_judged_by_the_round_and_stays() -> None:
     register = Register()
     register.do("put", b"a", NOW + 100)

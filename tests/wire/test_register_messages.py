@@ -32,6 +32,7 @@ CLIENT_CALLS: dict[str, tuple[Any, ...]] = {
     "cas_value": (None, b"v"),
     "get_and_set": (None,),
     "incr": (1, 0, None, 9),
+    "incr_in": (20, 1, 0, None, 9),
     "retime": (5,),
     "resolve": (),
 }
@@ -65,6 +66,35 @@ def test_every_change_travels(name: str) -> None:
         request,
     )
     assert request.args.count(55) == (name not in ("get", "delete", "resolve"))
+
+
+def test_many_changes_travel_each_with_an_end_of_its_own() -> None:
+    items: list[tuple[Any, ...]] = [
+        (b"k", OPERATION, name, args, {"ttl": 5}) for name, args in CLIENT_CALLS.items()
+    ]
+    items.append((b"l", OPERATION, "delete", ()))  # without ends
+    asked = messages.decode_change_many(over_the_wire(messages.encode_change_many(items, {"t": 9, "n": 2})))
+    assert [(c.key, c.operation, c.name, c.args) for c in asked.changes] == [item[:4] for item in items]
+    assert [change.options.ttl_ms for change in asked.changes] == [5] * len(CLIENT_CALLS) + [None]
+    assert (asked.options.timeout_ms, asked.options.attempt) == (9, 2)
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        (),
+        (b"k",),
+        ((b"k", OPERATION, "get", ()),),
+        (((b"k", OPERATION, "get"),),),
+        (((b"k", OPERATION, "take", ()),),),
+        (((b"k", OPERATION, "get", (), {"ttl": -1}),),),
+        (((b"k", OPERATION, "get", ()),), {"t": 0}),
+        (((b"k", OPERATION, "get", ()),) * 1001,),
+    ],
+)
+def test_many_changes_of_another_shape_are_refused(params: Any) -> None:
+    with pytest.raises(errors.BadRequest):
+        messages.decode_change_many(over_the_wire(params))
 
 
 WRONG_CHANGES: list[tuple[Any, ...]] = [
