@@ -84,7 +84,7 @@ def dropped(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     async def forgetful(self: Caller, address: str, method: str, *rest: Any) -> Any:
         answer = await honest(self, address, method, *rest)
-        if method == "change" and rest[-1] == 1:
+        if method == "change_many" and rest[-1] == 1:
             lost.append(method)
             raise errors.ConnectionLost(address=address, reason="the test dropped exactly this answer")
         return answer
@@ -115,7 +115,7 @@ async def test_what_nobody_could_tell_is_resolved_and_charged_once(
 
     def silent(self: Registers, key: bytes, request: Request, deadline: float, done: OnSettled) -> None:
         def told(settled: Settled | None, error: errors.KVError | None) -> None:
-            if request.name in ("incr", "cas_version"):
+            if request.name in ("incr_in", "cas_version"):
                 silenced.append(request.name)
                 settled = None
                 error = errors.QuorumTimeout(operation=request.name, needed=2, acked=1, missing="n9")

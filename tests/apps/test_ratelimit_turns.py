@@ -4,124 +4,190 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, cast
 
 import pytest
 
 import kvstore
-from kvstore import errors
+from kvstore import Change, errors
 from kvstore.apps.ratelimit.background import Background
 from kvstore.apps.ratelimit.limit import Algorithm, Limit
 from kvstore.apps.ratelimit.limiter import Limiter
 from kvstore.apps.ratelimit.rules import Mode, Rule
-from kvstore.apps.ratelimit.turns import Turns, tell
+from kvstore.apps.ratelimit.turns import Call, Steps, Turns
 from kvstore.client.caller import Caller
 
 HOUR_US = 3_600_000_000
 START_US = 1_700_000_000_000_000 // HOUR_US * HOUR_US
 
 
-class Call:
+class Asked(Call):
     """Somebody who waits."""
 
     def __init__(self, name: str) -> None:
+        super().__init__()
         self.name = name
-        self.told: asyncio.Future[object] = asyncio.get_running_loop().create_future()
 
 
-async def test_who_comes_during_a_turn_is_in_the_next_one() -> None:
-    turns_taken: list[list[str]] = []
-    go_on = asyncio.Event()
+class HeldStore:
+    """A store that says yes to every change, when the test lets it."""
 
-    async def turn(_key: bytes, calls: list[Call]) -> None:
-        turns_taken.append([call.name for call in calls])
-        await go_on.wait()
+    def __init__(self) -> None:
+        self.asked: list[list[bytes]] = []
+        """The keys of each request."""
+        self.sizes: list[int] = []
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
+        self.failing: list[errors.KVError] = []
+
+    async def change_many(
+        self, changes: Sequence[Change], *, timeout: float, on_outcome: Callable[[Change, Any], None]
+    ) -> None:
+        del timeout
+        self.asked.append([change.key for change in changes])
+        await self.may_answer.wait()
+        await asyncio.sleep(0.001)
+        if self.failing:
+            raise self.failing.pop()
+        for change in changes:
+            on_outcome(change, True)
+
+
+class Kept:
+    """Turns over a held store, and who was in each."""
+
+    def __init__(self, *, timeout_s: float = 5.0) -> None:
+        self.store = HeldStore()
+        self.taken: list[list[str]] = []
+        self.background = Background()
+        self.turns: Turns[Asked] = Turns(
+            cast("kvstore.Client", self.store), self._turn, self.background, timeout_s=timeout_s
+        )
+
+    def _turn(self, key: bytes, calls: list[Asked]) -> Steps:
+        self.taken.append([call.name for call in calls])
+        came = yield Change(key, bytes(16), "incr", ())
+        if isinstance(came, errors.KVError):
+            raise came
         for call in calls:
-            tell(call, call.name.upper())
+            call.tell(call.name.upper())
 
-    background = Background()
-    turns = Turns(turn, background)
+    async def ask(self, name: str, key: bytes = b"k") -> None:
+        assert await self.turns.ask(key, Asked(name)) == name.upper()
+
+    async def close(self) -> None:
+        await self.turns.close()
+        await self.background.close()
+
+
+@pytest.fixture
+async def kept() -> AsyncIterator[Kept]:
+    made = Kept()
+    yield made
+    await made.close()
+
+
+async def test_who_comes_during_a_turn_is_in_the_next_one(kept: Kept) -> None:
+    kept.store.may_answer.clear()
     async with asyncio.TaskGroup() as tasks:
-
-        async def ask(name: str, key: bytes = b"k") -> None:
-            assert await turns.ask(key, Call(name), timeout_s=5) == name.upper()
-
-        tasks.create_task(ask("a"))
-        await asyncio.sleep(0)
-        gone = asyncio.create_task(ask("gone"))
+        tasks.create_task(kept.ask("a"))
+        await asyncio.sleep(0.001)
+        gone = asyncio.create_task(kept.ask("gone"))
         for name in "bcd":
-            tasks.create_task(ask(name))
-        tasks.create_task(ask("other", b"k2"))
+            tasks.create_task(kept.ask(name))
         await asyncio.sleep(0.001)
         gone.cancel()
         await asyncio.sleep(0.001)
-        go_on.set()
-    assert turns_taken == [["a"], ["other"], ["b", "c", "d"]]
-    await background.close()
+        kept.store.may_answer.set()
+    assert kept.taken == [["a"], ["b", "c", "d"]]
 
 
-async def test_callers_that_ask_again_at_once_stay_together() -> None:
-    """Else one part of them waits while the turn of the other part is taken, and each call for two turns."""
-    sizes: list[int] = []
+async def test_keys_that_come_together_share_a_request(kept: Kept) -> None:
+    async with asyncio.TaskGroup() as tasks:
+        for key in (b"k1", b"k2", b"k3", b"k1"):
+            tasks.create_task(kept.ask("a", key))
+    assert kept.store.asked == [[b"k1", b"k2", b"k3"]]
 
-    async def turn(_key: bytes, calls: list[Call]) -> None:
-        sizes.append(len(calls))
+
+async def test_what_comes_while_a_request_is_under_way_travels_together_after_it(kept: Kept) -> None:
+    kept.store.may_answer.clear()
+    async with asyncio.TaskGroup() as tasks:
+        for key in (b"k1", b"k2", b"k3"):
+            tasks.create_task(kept.ask("a", key))
+            await asyncio.sleep(0.001)
+        kept.store.may_answer.set()
+    assert kept.store.asked == [[b"k1"], [b"k2", b"k3"]]
+
+
+async def test_nobody_waits_behind_a_request_that_hangs(kept: Kept) -> None:
+    kept.store.may_answer.clear()
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(kept.ask("a", b"k1"))
         await asyncio.sleep(0.001)
-        for call in calls:
-            tell(call, 1)
+        tasks.create_task(kept.ask("a", b"k2"))
+        while len(kept.store.asked) < 2:
+            await asyncio.sleep(0.001)
+        kept.store.may_answer.set()
+    assert kept.store.asked == [[b"k1"], [b"k2"]]
 
-    background = Background()
-    turns = Turns(turn, background)
+
+async def test_callers_that_ask_again_at_once_stay_together(kept: Kept) -> None:
+    """Else one part of them waits while the turn of the other part is taken, and each call for two turns."""
 
     async def caller() -> None:
         for _ in range(5):
-            await turns.ask(b"k", Call("a"), timeout_s=5)
+            await kept.ask("a")
 
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(caller())
-        while not sizes:
+        while not kept.taken:
             await asyncio.sleep(0)
         for _ in range(9):
             tasks.create_task(caller())
-    assert sizes == [1, 10, 10, 10, 10, 9]
-    await background.close()
+    assert list(map(len, kept.taken)) == [1, 10, 10, 10, 10, 9]
 
 
-async def test_a_broken_turn_is_everybodys_error_and_the_next_one_works() -> None:
-    broken = [True]
-
-    async def turn(_key: bytes, calls: list[Call]) -> None:
-        if broken.pop():
-            raise errors.NotReady(node="n1", state="starting")
-        for call in calls:
-            tell(call, 1)
-
-    broken.insert(0, False)
-    turns = Turns(turn, Background())
-    told = await asyncio.gather(
-        *(turns.ask(b"k", Call("a"), timeout_s=5) for _ in range(3)), return_exceptions=True
-    )
+async def test_a_broken_turn_is_everybodys_error_and_the_next_one_works(kept: Kept) -> None:
+    kept.store.failing.append(errors.NotReady(reason="starting"))
+    told = await asyncio.gather(*(kept.ask("a") for _ in range(3)), return_exceptions=True)
     assert [type(each) for each in told] == [errors.NotReady] * 3
-    broken.append(False)
-    assert await turns.ask(b"k", Call("a"), timeout_s=5) == 1
+    await kept.ask("a")
 
 
 async def test_who_waits_too_long_is_told_so_and_closing_cancels_the_rest() -> None:
-    async def never(_key: bytes, _calls: list[Call]) -> None:
-        await asyncio.Event().wait()
-
-    background = Background()
-    turns = Turns(never, background)
+    kept = Kept(timeout_s=0.01)
+    kept.store.may_answer.clear()
     with pytest.raises(errors.DeadlineExceeded):
-        await turns.ask(b"k", Call("a"), timeout_s=0.01)
+        await kept.ask("a")
     with pytest.raises(errors.Contended):  # definite: its turn never came
-        await turns.ask(b"k", Call("b"), timeout_s=0.01)
-    waiting = asyncio.create_task(turns.ask(b"k", Call("c"), timeout_s=60))
+        await kept.ask("b")
+    waiting = asyncio.create_task(kept.ask("c"))
     await asyncio.sleep(0)
-    await background.close()
+    await kept.close()
     with pytest.raises(asyncio.CancelledError):
         await waiting
+    assert kept.taken == [["a"]]
+
+
+async def test_a_turn_for_which_nobody_waits_any_more_asks_for_nothing_more() -> None:
+    kept = Kept(timeout_s=0.01)
+
+    def twice(key: bytes, calls: list[Asked]) -> Steps:
+        yield Change(key, bytes(16), "incr", ())
+        yield Change(key, bytes(16), "incr", ())
+        for call in calls:
+            call.tell(1)
+
+    turns: Turns[Asked] = Turns(cast("kvstore.Client", kept.store), twice, kept.background, timeout_s=0.01)
+    kept.store.may_answer.clear()
+    with pytest.raises(errors.DeadlineExceeded):
+        await turns.ask(b"k", Asked("a"))
+    kept.store.may_answer.set()
+    await asyncio.sleep(0.01)
+    assert kept.store.asked == [[b"k"]]
+    await turns.close()
+    await kept.close()
 
 
 # --- with nodes --------------------------------------------------------------------------

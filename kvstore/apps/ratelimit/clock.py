@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import random
 
-from kvstore import Applied, Client, errors
+from kvstore import Client, errors
 from kvstore.apps.ratelimit.background import Background
 from kvstore.apps.ratelimit.machine import ClockUs, wall_us
 
@@ -35,6 +35,7 @@ class StoreClock:
         self._compared_us: int | None = None
         self._turn = asyncio.Lock()
         self._is_comparing = False
+        self._key = b""
         self.offset_us = 0
         """What this machine's clock is behind by."""
 
@@ -56,9 +57,11 @@ class StoreClock:
 
     async def compare(self, kv: Client, dice: random.Random, *, timeout_s: float) -> None:
         """Ask a node for its time. Raises errors.KVError."""
-        key, sent_us = _PREFIX + dice.randbytes(12).hex().encode(), self._wall()
-        done = await kv.put_if_absent(key, b"", ttl=_TTL_S, timeout=timeout_s)
-        if isinstance(done, Applied) and done.expires_at is not None:
+        # One key for good: a register leaves something behind, however short its time.
+        self._key = key = self._key or _PREFIX + dice.randbytes(12).hex().encode()
+        sent_us = self._wall()
+        done = await kv.get_and_set(key, b"", ttl=_TTL_S, timeout=timeout_s)
+        if done.expires_at is not None:
             self.learn(round((done.expires_at - _TTL_S) * 1_000_000), sent_us=sent_us, heard_us=self._wall())
         self._compared_us = self._wall()
 

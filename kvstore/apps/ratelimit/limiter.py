@@ -154,6 +154,8 @@ class Limiter:
 
     async def close(self) -> None:
         """End what it does beside its callers; those who still wait are cancelled."""
+        await self._ledgers.close()
+        await self._windows.close()
         await self._background.close()
 
     def rule(self, name: str) -> Rule:

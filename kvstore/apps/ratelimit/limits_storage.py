@@ -29,7 +29,8 @@ from kvstore.apps.ratelimit.blocking import LoopThread
 from kvstore.apps.ratelimit.ledger import Ledger
 from kvstore.apps.ratelimit.limit import FRESH, Algorithm, Limit, State
 from kvstore.apps.ratelimit.machine import wall_us
-from kvstore.apps.ratelimit.registers import Ledgers, settled
+from kvstore.apps.ratelimit.registers import Ledgers
+from kvstore.apps.ratelimit.turns import CHANGE_PART
 
 _LINEAR = "linearizable"
 _SECOND_US = 1_000_000
@@ -73,6 +74,7 @@ class KvstoreStorage(Storage, MovingWindowSupport, SlidingWindowCounterSupport, 
 
     def close(self) -> None:
         """Drop the connection and end the thread."""
+        self._thread.run(self._ledgers.close())
         self._thread.run(self._background.close())
         self._thread.run(self._kv.close())
         self._thread.end()
@@ -116,11 +118,11 @@ class KvstoreStorage(Storage, MovingWindowSupport, SlidingWindowCounterSupport, 
 
     async def _incr(self, raw: bytes, expiry: int, amount: int) -> int:
         while True:
-            done = await settled(
-                self._kv,
-                lambda left: self._kv.incr(raw, amount, ttl=expiry, timeout=left),
-                left=self._timeout_s,
-            )
+            try:
+                done = await self._kv.incr(raw, amount, ttl=expiry, timeout=self._timeout_s * CHANGE_PART)
+            except errors.Unresolved as lost:
+                # Without this, `limits` would count the call again.
+                done = await self._kv.resolve(lost.operation, timeout=self._timeout_s * (1 - CHANGE_PART))
             if isinstance(done, Applied):
                 return int(done.value)
 

@@ -17,59 +17,39 @@ Rules kept here:
 
 from __future__ import annotations
 
-import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, TypeVar, cast
 
-from kvstore import Applied, Client, NotApplied, errors
+from kvstore import Applied, Client, Entry
 from kvstore.apps.ratelimit import ledger
 from kvstore.apps.ratelimit.background import Background
 from kvstore.apps.ratelimit.ledger import Ledger, Verdict
 from kvstore.apps.ratelimit.limit import Limit
 from kvstore.apps.ratelimit.machine import ClockUs
-from kvstore.apps.ratelimit.turns import Turns, tell
+from kvstore.apps.ratelimit.turns import LINEAR, Call, Steps, Turns, read, settled
 
 _T = TypeVar("_T")
-LINEAR = "linearizable"
 TTL_SPARE_S = 60.0
 """Registers outlive what they are about by this much, for clocks that differ."""
 _SLOTS_MAX = 10_000
 """Keys whose last version is remembered; beyond it a call costs one round more."""
-_CHANGE_PART = 0.7
-"""Of the time left: the rest is for resolving what became of it."""
-
-
-async def settled(
-    kv: Client, change: Callable[[float], Awaitable[Applied | NotApplied]], *, left: float
-) -> Applied | NotApplied | None:
-    """Make a change; None: it was not done and never will be, though nothing in the register forbids it.
-
-    Raises errors.Unresolved when even that could not be found out.
-    """
-    deadline = asyncio.get_running_loop().time() + left
-    try:
-        return await change(max(left * _CHANGE_PART, 0.001))
-    except errors.Unresolved as lost:
-        left = max(deadline - asyncio.get_running_loop().time(), 0.001)
-        if lost.operation is None:
-            raise
-        return await kv.resolve(lost.operation, timeout=left) or None
 
 
 Step = Callable[[Ledger], tuple[Any, Ledger]]
 
 
-@dataclass(slots=True, eq=False)
-class _Call:
+class _Call(Call):
     """A pure step over a ledger, which may run several times, and who waits for what it says."""
 
-    step: Step
-    kept_s: Callable[[Any], float]
-    """For how long the ledger matters, by what the step said."""
-    told: asyncio.Future[object]
+    __slots__ = ("kept_s", "step")
+
+    def __init__(self, step: Step, kept_s: Callable[[Any], float]) -> None:
+        super().__init__()
+        self.step = step
+        self.kept_s = kept_s
+        """For how long the ledger matters, by what the step said."""
 
 
 @dataclass(slots=True)
@@ -88,7 +68,7 @@ class Ledgers:
         self._clock = clock
         self._timeout_s = timeout_s
         self._slots: OrderedDict[bytes, _Slot] = OrderedDict()
-        self._turns: Turns[_Call] = Turns(self._turn, background)
+        self._turns: Turns[_Call] = Turns(kv, self._turn, background, timeout_s=timeout_s)
 
     async def take(self, key: bytes, limits: Sequence[Limit], cost: int, *, lease: int = 0) -> Verdict:
         """Decide one call. Raises errors.KVError when the store cannot tell."""
@@ -129,7 +109,7 @@ class Ledgers:
 
     async def book(self, key: bytes) -> Ledger:
         """The ledger as it is."""
-        return (await self._read(key, self._timeout_s))[1]
+        return _found(await self._kv.get(key, consistency=LINEAR, timeout=self._timeout_s))[1]
 
     async def reset(self, key: bytes) -> None:
         """Forget the key."""
@@ -140,33 +120,35 @@ class Ledgers:
         self, key: bytes, step: Callable[[Ledger], tuple[_T, Ledger]], kept_s: Callable[[_T], float]
     ) -> _T:
         """Apply a pure step, which may run several times; `kept_s` says for how long the ledger matters."""
-        call = _Call(step, kept_s, asyncio.get_running_loop().create_future())
-        return cast("_T", await self._turns.ask(key, call, timeout_s=self._timeout_s))
+        return cast("_T", await self._turns.ask(key, _Call(step, kept_s)))
 
-    async def _turn(self, key: bytes, calls: list[_Call]) -> None:
+    async def close(self) -> None:
+        """Cancel all who wait."""
+        await self._turns.close()
+
+    def _turn(self, key: bytes, calls: list[_Call]) -> Steps:
         """Take all steps, one after the other, and store what they come to."""
         slot = self._slot(key)
-        deadline = asyncio.get_running_loop().time() + self._timeout_s
         certain = False
         while True:
-            left = max(deadline - asyncio.get_running_loop().time(), 0.001)
             # Who was told that nobody could tell is not charged any more, where that can be helped.
             calls = [call for call in calls if not call.told.done()]
             answers, after = _stepped(calls, slot.book)
             if after is slot.book:
                 if certain:
                     break
-                slot.version, slot.book = await self._read(key, left)
+                slot.version, slot.book = _found((yield from read(key)))
                 certain = True
                 continue
             kept_s = max(call.kept_s(answer) for call, answer in zip(calls, answers, strict=True))
-            store = partial(self._store, key, ledger.encode(after), version=slot.version, ttl=kept_s)
-            done = await settled(self._kv, store, left=left)
+            new = ledger.encode(after)
+            store = self._kv.change.cas(key, new=new, expected_version=slot.version, ttl=kept_s)
+            done = yield from settled(self._kv, store)
             if isinstance(done, Applied):
                 slot.version, slot.book = done.version, after
                 break
             if done is None or (done.value is None and done.version):
-                slot.version, slot.book = await self._read(key, left)
+                slot.version, slot.book = _found((yield from read(key)))
             else:
                 slot.version, slot.book = (
                     (done.version, ledger.decode(done.value)) if done.value else (0, Ledger())
@@ -175,16 +157,7 @@ class Ledgers:
             # process has one change of a key under way, so there are as many to contend with as processes.
             certain = True
         for call, answer in zip(calls, answers, strict=True):
-            tell(call, answer)
-
-    async def _store(
-        self, key: bytes, data: bytes, timeout: float, *, version: int, ttl: float
-    ) -> Applied | NotApplied:
-        return await self._kv.cas(key, new=data, expected_version=version, ttl=ttl, timeout=timeout)
-
-    async def _read(self, key: bytes, left: float) -> tuple[int, Ledger]:
-        entry = await self._kv.get(key, consistency=LINEAR, timeout=left)
-        return (0, Ledger()) if entry is None else (entry.version, ledger.decode(entry.value))
+            call.tell(answer)
 
     def _slot(self, key: bytes) -> _Slot:
         slot = self._slots.setdefault(key, _Slot())
@@ -192,6 +165,11 @@ class Ledgers:
         if len(self._slots) > _SLOTS_MAX:
             self._slots.popitem(last=False)
         return slot
+
+
+def _found(entry: Entry | None) -> tuple[int, Ledger]:
+    """What a register holds: its version and its ledger."""
+    return (0, Ledger()) if entry is None else (entry.version, ledger.decode(entry.value))
 
 
 def _stepped(calls: Sequence[_Call], book: Ledger) -> tuple[list[Any], Ledger]:

@@ -1,42 +1,46 @@
-"""Strict decisions of a rule that is one fixed window: a number for each window, and `incr` with a maximum.
+"""Strict decisions of a rule that is one fixed window: a number for the window, and `incr` with a maximum.
 
-Such a change never has to be repeated, whoever comes in between. Calls that share a turn are added up: those
-that fit, in the order they came. What was refused for want of room is told only when those before it have
-got theirs, or when the store has said that there is none.
+Such a change never has to be repeated, whoever comes in between, and a key has one register whatever windows
+it has lived through. Calls that share a turn are added up: those that fit, in the order they came. What was
+refused for want of room is told only when those before it have got theirs, and the store has said that there
+is none.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
-from typing import cast
+from collections import OrderedDict
+from collections.abc import Generator, Sequence
+from typing import Any, cast
 
-from kvstore import Applied, Client, NotApplied, errors
+from kvstore import Applied, Client, Entry
 from kvstore.apps.ratelimit.background import Background
 from kvstore.apps.ratelimit.ledger import Verdict
 from kvstore.apps.ratelimit.limit import NEVER, Algorithm, Decision, Limit
 from kvstore.apps.ratelimit.machine import ClockUs
-from kvstore.apps.ratelimit.registers import LINEAR, TTL_SPARE_S, settled
-from kvstore.apps.ratelimit.turns import Turns, tell
+from kvstore.apps.ratelimit.registers import TTL_SPARE_S
+from kvstore.apps.ratelimit.turns import LINEAR, Call, Steps, Turns, read, settled
+
+_KNOWN_MAX = 10_000
+"""Keys whose use is remembered. Of others, a call over the limit costs a change, and not only a read."""
+Used = tuple[int, int]
+"""The number of a window, and how much of it is used."""
 
 
-@dataclass(slots=True, eq=False)
-class _Call:
-    """What somebody asks of one window."""
+class _Call(Call):
+    """What somebody asks of the window that is now."""
 
-    limit: Limit
-    cost: int
-    left_us: int
-    """Until the window ends."""
-    told: asyncio.Future[object]
+    __slots__ = ("cost", "limit")
 
-    def verdict(self, *, allowed: bool, used: int) -> Verdict:
-        """What to tell when so much of the window is used."""
-        wait = 0 if allowed else NEVER if self.cost > self.limit.amount else self.left_us
+    def __init__(self, limit: Limit, cost: int) -> None:
+        super().__init__()
+        self.limit = limit
+        self.cost = cost
+
+    def verdict(self, *, allowed: bool, used: int, left_us: int) -> Verdict:
+        """What to tell when so much of the window is used, and so much time is left of it."""
+        wait = 0 if allowed else NEVER if self.cost > self.limit.amount else left_us
         remaining = max(self.limit.amount - used, 0)
-        return Verdict(allowed, (Decision(allowed, remaining, wait, self.left_us if used else 0),))
+        return Verdict(allowed, (Decision(allowed, remaining, wait, left_us if used else 0),))
 
 
 class WindowCounters:
@@ -46,7 +50,8 @@ class WindowCounters:
         self._kv = kv
         self._clock = clock
         self._timeout_s = timeout_s
-        self._turns: Turns[_Call] = Turns(self._turn, background)
+        self._known: OrderedDict[bytes, Used] = OrderedDict()
+        self._turns: Turns[_Call] = Turns(kv, self._turn, background, timeout_s=timeout_s)
 
     @staticmethod
     def suits(limits: Sequence[Limit]) -> bool:
@@ -55,59 +60,85 @@ class WindowCounters:
 
     async def take(self, key: bytes, limit: Limit, cost: int) -> Verdict:
         """Decide one call. Raises errors.KVError when the store cannot tell."""
-        name, left_us = self._window(key, limit)
-        call = _Call(limit, cost, left_us, asyncio.get_running_loop().create_future())
-        return cast("Verdict", await self._turns.ask(name, call, timeout_s=self._timeout_s))
+        return cast("Verdict", await self._turns.ask(_name(key, limit), _Call(limit, cost)))
 
     async def peek(self, key: bytes, limit: Limit) -> Verdict:
         """What is left now; nothing is charged."""
-        name, left_us = self._window(key, limit)
-        used = await self._used(name, self._timeout_s)
+        entry = await self._kv.get(_name(key, limit), consistency=LINEAR, timeout=self._timeout_s)
+        index, left_us = self._window(limit)
+        held, used = _used(entry)
+        used = used if held >= index else 0
         return Verdict(True, (Decision(True, limit.amount - used, 0, left_us if used else 0),))
 
     async def reset(self, key: bytes, limit: Limit) -> None:
-        """Forget the window that is now."""
-        name, _ = self._window(key, limit)
+        """Forget the key."""
+        name = _name(key, limit)
         await self._kv.delete(name, consistency=LINEAR, timeout=self._timeout_s)
+        self._known.pop(name, None)
 
-    async def _turn(self, name: bytes, calls: list[_Call]) -> None:
+    async def close(self) -> None:
+        """Cancel all who wait."""
+        await self._turns.close()
+
+    def _turn(self, name: bytes, calls: list[_Call]) -> Steps:
         limit = calls[0].limit  # its fingerprint is in the name, so all have the same
-        ttl = max(call.left_us for call in calls) / 1_000_000 + TTL_SPARE_S
-        deadline = asyncio.get_running_loop().time() + self._timeout_s
-        used, certain = 0, False
-        while (left := deadline - asyncio.get_running_loop().time()) > 0:
+        index, left_us = self._window(limit)
+        held, used = self._known.get(name, (0, 0))
+        used = used if held >= index else 0
+        certain = False
+        while True:
+            index = max(index, held)  # time never goes back for a key
             fitting = _fitting(calls, limit.amount - used)
             total = sum(call.cost for call in fitting)
-            if not total:
-                if certain:
-                    _tell_all(calls, set(), used=used)
+            if total:
+                ttl = left_us / 1_000_000 + TTL_SPARE_S
+                add = self._kv.change.incr(name, total, maximum=limit.amount, period=index, ttl=ttl)
+                done = yield from settled(self._kv, add)
+                if isinstance(done, Applied):
+                    # The answer to a retry may have lost the number; then nobody knows what is left.
+                    after = limit.amount if done.value is None else int(done.value)
+                    self._remember(name, (index, after))
+                    _tell_all(calls, set(map(id, fitting)), used=after - total, left_us=left_us)
                     return
-                used, certain = await self._used(name, left), True
-                continue
-            add = partial(self._add, name, total, maximum=limit.amount, ttl=ttl)
-            done = await settled(self._kv, add, left=left)
-            if isinstance(done, Applied):
-                # The answer to a retry may have lost the number; then nobody knows what is left.
-                after = limit.amount if done.value is None else int(done.value)
-                _tell_all(calls, set(map(id, fitting)), used=after - total)
+                if done is None:
+                    continue
+                held, used = (index, int(done.value)) if done.value is not None else (yield from _read(name))
+            elif certain:
+                self._remember(name, (index, used))
+                _tell_all(calls, set(), used=used, left_us=left_us)
                 return
-            if done is not None:
-                used = await self._used(name, left) if done.value is None else int(done.value)
-                certain = True
-        raise errors.Contended(key=repr(name), timeout_ms=int(self._timeout_s * 1000))
+            else:
+                held, used = yield from _read(name)
+            used = used if held >= index else 0
+            certain = True
 
-    async def _add(
-        self, name: bytes, total: int, timeout: float, *, maximum: int, ttl: float
-    ) -> Applied | NotApplied:
-        return await self._kv.incr(name, total, maximum=maximum, ttl=ttl, timeout=timeout)
+    def _remember(self, name: bytes, used: Used) -> None:
+        known = self._known
+        known[name] = used
+        known.move_to_end(name)
+        if len(known) > _KNOWN_MAX:
+            known.popitem(last=False)
 
-    async def _used(self, name: bytes, left: float) -> int:
-        entry = await self._kv.get(name, consistency=LINEAR, timeout=left)
-        return int(entry.value) if entry is not None else 0
-
-    def _window(self, key: bytes, limit: Limit) -> tuple[bytes, int]:
+    def _window(self, limit: Limit) -> tuple[int, int]:
+        """Its number, and the microseconds left of it."""
         index, into = divmod(self._clock(), limit.period_us)
-        return b"%s:%x:%d" % (key, limit.fingerprint, index), limit.period_us - into
+        return index, limit.period_us - into
+
+
+def _name(key: bytes, limit: Limit) -> bytes:
+    return b"%s:%x" % (key, limit.fingerprint)
+
+
+def _used(entry: Entry | None) -> Used:
+    """What a register holds: `window:used`."""
+    if entry is None:
+        return 0, 0
+    index, _, used = bytes(entry.value).partition(b":")
+    return int(index), int(used)
+
+
+def _read(name: bytes) -> Generator[Any, Any, Used]:
+    return _used((yield from read(name)))
 
 
 def _fitting(calls: Sequence[_Call], room: int) -> list[_Call]:
@@ -120,9 +151,9 @@ def _fitting(calls: Sequence[_Call], room: int) -> list[_Call]:
     return chosen
 
 
-def _tell_all(calls: Sequence[_Call], allowed: set[int], *, used: int) -> None:
+def _tell_all(calls: Sequence[_Call], allowed: set[int], *, used: int, left_us: int) -> None:
     """Answer in order; `used` before the first."""
     for call in calls:
         is_allowed = id(call) in allowed
         used += call.cost if is_allowed else 0
-        tell(call, call.verdict(allowed=is_allowed, used=used))
+        call.tell(call.verdict(allowed=is_allowed, used=used, left_us=left_us))
