@@ -30,7 +30,8 @@ MODULES = {
         "peer_service phase proposers registers replica service stream turn verbs waiting"
     ),
     "kvstore/storage": "group memtable promises segment store tables wal",
-    "kvstore/client": "caller connection nodes receipt steps",
+    "kvstore/client": "batches caller connection nodes receipt steps",
+    "kvstore/apps/ratelimit": "algorithms ledger registers turns windows",
     "kvstore_cli": "bench_histogram bench_load bench_native bench_workload",
 }
 """Of each package the modules on the way of a request, and the load generator of `kv bench`, which shares the

@@ -33,13 +33,16 @@ TOO_OLD = 32
 """Outcome flag: nobody remembers whether it was applied."""
 
 
-class State(NamedTuple):
+class State:
     """What a register holds at one point of a fold; `value` None: nothing."""
 
-    value: bytes | None
-    version: Version
-    """Of the last change; of the deletion when there is nothing. 0: never written."""
-    expires_ms: int = 0
+    __slots__ = ("expires_ms", "value", "version")
+
+    def __init__(self, value: bytes | None, version: Version, expires_ms: int = 0) -> None:
+        self.value = value
+        self.version = version
+        """Of the last change; of the deletion when there is nothing. 0: never written."""
+        self.expires_ms = expires_ms
 
 
 class Request(NamedTuple):
@@ -52,12 +55,15 @@ class Request(NamedTuple):
     args: tuple[Any, ...]
 
 
-class Step(NamedTuple):
+class Step:
     """What a change does to a state: the next one (None: as it was) and what the client is told."""
 
-    next: State | None
-    value: bytes | None = None
-    flags: int = 0
+    __slots__ = ("flags", "next", "value")
+
+    def __init__(self, next_state: State | None, value: bytes | None = None, flags: int = 0) -> None:
+        self.next = next_state
+        self.value = value
+        self.flags = flags
 
 
 Change = Callable[[State, Version, Any], Step]
@@ -145,7 +151,7 @@ def _retime(state: State, version: Version, args: tuple[int, int]) -> Step:
     expires_ms, expected = args
     if state.value is None or expected not in (0, state.version):
         return _lost(state)
-    return Step(state._replace(expires_ms=expires_ms))
+    return Step(State(state.value, state.version, expires_ms))
 
 
 CHANGES: dict[str, Change] = {

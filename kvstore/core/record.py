@@ -43,6 +43,8 @@ SPECIAL = FLAG_STRONG | FLAG_COUNTER
 """What merges by more than the version."""
 
 _TOMBSTONE = int(Kind.TOMBSTONE)
+_COUNTER = int(Kind.COUNTER)
+_KINDS = len(Kind)
 _AT_KIND = 16
 _AT_FLAGS = 17
 _FIRST = bytes(4)
@@ -229,9 +231,9 @@ def is_well_formed(record: bytes) -> bool:
     """Whether bytes from outside can be a record at all."""
     return (
         len(record) >= HEADER_BYTES
-        and 1 <= record[_AT_KIND] <= len(Kind)
+        and 1 <= record[_AT_KIND] <= _KINDS
         and record[:8] != bytes(8)
         and (not record[_AT_FLAGS] & FLAG_STRONG or window_is_well_formed(record, HEADER_BYTES))
-        and (record[_AT_KIND] == Kind.COUNTER) == bool(record[_AT_FLAGS] & FLAG_COUNTER)
+        and (record[_AT_KIND] == _COUNTER) == bool(record[_AT_FLAGS] & FLAG_COUNTER)
         and (not record[_AT_FLAGS] & FLAG_COUNTER or counters.is_well_formed(record[HEADER_BYTES:]))
     )
