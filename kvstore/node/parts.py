@@ -180,7 +180,6 @@ class Parts:
             coordinator=self.coordinator,
             scanner=scanner,
             linear=linear,
-            clock=self._world.clock,
             spawn=self._ways.spawn,
             options=self._options,
             bug=self._ways.bug,

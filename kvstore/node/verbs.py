@@ -22,7 +22,6 @@ from kvstore.node.options import NodeOptions
 from kvstore.node.proposers import Settled
 from kvstore.node.scanning import Scanner
 from kvstore.node.waiting import Waiting
-from kvstore.ports import Clock
 from kvstore.types import Consistency, Durability, Kind, NodeId
 from kvstore.wire import messages
 
@@ -61,7 +60,6 @@ class Verbs:
         coordinator: Coordinator,
         scanner: Scanner,
         linear: Linear,
-        clock: Clock,
         spawn: Spawn,
         options: NodeOptions,
         bug: Callable[[str, Exception], None],
@@ -70,7 +68,6 @@ class Verbs:
         self._coordinator = coordinator
         self._scanner = scanner
         self._linear = linear
-        self._clock = clock
         self._spawn = spawn
         self._options = options
         self._bug = bug
@@ -91,9 +88,12 @@ class Verbs:
             stream.respond(msgid, result)
 
     def expires(self, options: messages.Options) -> int:
-        """The instant a ttl or an absolute expiry means, now."""
+        """The instant a ttl or an absolute expiry means, now.
+
+        Raises errors.ClockSkew: another node may store it, and believes it.
+        """
         return admission.expires_from(
-            ttl_ms=options.ttl_ms, expires_ms=options.expires_ms, now_ms=self._clock.wall_ms()
+            ttl_ms=options.ttl_ms, expires_ms=options.expires_ms, now_ms=self._coordinator.trusted_now()
         )
 
     def timeout_ms(self, options: messages.Options) -> int:

@@ -72,6 +72,33 @@ async def test_a_node_whose_clock_jumped_writes_nothing_and_the_others_go_on(
             await asyncio.sleep(0.05)
 
 
+@pytest.mark.parametrize("jump_ms", [DAY_MS, -HOUR_MS, -2_000, 2_000], ids=["day", "-hour", "-2s", "2s"])
+async def test_a_node_whose_clock_jumped_sets_no_end_of_what_another_one_stores(
+    three: Nodes, jump_ms: int
+) -> None:
+    """It forwards changes of registers, and a ttl becomes an instant where it arrives."""
+    clock = await with_moved_clock(three)
+    topology = three.local.topology
+    key = next(key for key in (b"k%d" % n for n in range(99)) if topology.preference(key)[0] != THREE)
+    third = await three.connect(3)
+    assert (await third.call("change", key, OPERATION, "incr", [1, 0, None, None], {"ttl": 60_000}))[
+        2
+    ] == b"1"
+    clock.off_ms = jump_ms
+    options = {"ttl": 60_000, "c": "linearizable"}
+    for method, *params in (
+        ("change", key, bytes(16), "incr", [1, 0, None, None], {"ttl": 60_000}),
+        ("put", key, b"9", bytes(16), options),
+        ("touch", key, bytes(16), options),
+    ):
+        name, _ = await third.error(method, *params)
+        assert name == "clock_skew", method
+    (outcome,) = await third.call("change_many", [[key, bytes(16), "put", [b"9"], {"ttl": 60_000}]], {})
+    assert outcome["error"][0] == "clock_skew"
+    first = await three.connect(int(topology.preference(key)[0]))
+    assert (await first.call("get", key, {"c": "linearizable"}))[0] == b"1"
+
+
 async def test_a_request_held_up_is_void_though_the_clock_is_set_back_meanwhile(three: Nodes) -> None:
     clock = await with_moved_clock(three)
     address = three.local.urls[2].removeprefix("kv://")
