@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from kvstore import errors
-from kvstore.core import quorum, reading, register, writing
+from kvstore.core import admission, quorum, reading, register, writing
 from kvstore.core import record as records
 from kvstore.core.changes import Request
 from kvstore.core.quorum import Verdict
@@ -24,9 +24,11 @@ from kvstore.node import replica as replicas
 from kvstore.node.coordinator import Coordinator
 from kvstore.node.proposers import OnSettled, Settled
 from kvstore.node.registers import Registers
+from kvstore.node.verbs import Verbs
 from kvstore.storage import recovery
 from kvstore.storage import store as stores
 from kvstore.types import Consistency, NodeId, OperationId
+from kvstore.wire import messages
 
 Patch = pytest.MonkeyPatch
 Broken = Callable[[Patch], None]
@@ -181,6 +183,16 @@ def any_clock_is_believed(patch: Patch) -> None:
     """Rule: a clock that disagrees with its peers makes no versions and judges no expiry."""
     patch.setattr(ClockGuard, "verdict", lambda _self: None)
     patch.setattr(Coordinator, "trusted_now", lambda self: self._clock.wall_ms())
+
+
+def ends_come_from_any_clock(patch: Patch) -> None:
+    """Rule: a ttl becomes an instant by the trusted clock, also where another node stores it."""
+
+    def expires(self: Verbs, options: messages.Options) -> int:
+        now_ms = self._coordinator._clock.wall_ms()
+        return admission.expires_from(ttl_ms=options.ttl_ms, expires_ms=options.expires_ms, now_ms=now_ms)
+
+    patch.setattr(Verbs, "expires", expires)
 
 
 def a_torn_tail_is_left_in_the_log(patch: Patch) -> None:

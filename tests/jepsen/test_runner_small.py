@@ -6,8 +6,7 @@ import asyncio
 import os
 import random
 import subprocess
-import sys
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
@@ -23,7 +22,6 @@ from jepsen_lite.seat import ASKED_AFTER, Recorder, Seat, note_change
 from jepsen_lite.targets import NodeAt, TargetError, disks
 from jepsen_lite.targets.clocks import turn
 from jepsen_lite.targets.cut import KernelLinks, ProxyLinks, kernel_problem
-from jepsen_lite.targets.processes import Child, Place, Processes
 from jepsen_lite.verdict import Word, worst
 from kvstore import Applied, Client, NotApplied, Receipt, errors
 from kvstore import Operation as Named
@@ -239,50 +237,6 @@ def test_a_small_disk_is_full_until_it_is_freed(tmp_path: Path) -> None:
     finally:
         disks.unmount(tmp_path)
     assert not list(tmp_path.iterdir())
-
-
-class NoLinks:
-    """Links that nothing happens to."""
-
-    name = "none"
-    missing: Mapping[str, str] = {}
-
-    async def open(self) -> None: ...
-
-    async def apply(self, faults: Sequence[Fault]) -> None: ...
-
-    async def close(self) -> None: ...
-
-
-def _process(tmp_path: Path, code: str) -> tuple[Processes, Child]:
-    """A "node" that runs a line of Python."""
-    node = NodeAt(1, "n1", "127.0.0.1", 1, 2, "127.0.0.1")
-    child = Child(node, tmp_path / "n1")
-    with child.log.open("wb") as out:
-        child.process = subprocess.Popen([sys.executable, "-c", code], stdout=out, stderr=out)
-    return Processes([child], Place(NoLinks(), "127.0.0.1"), faketime="", missing={}), child
-
-
-async def test_a_node_that_ends_by_itself_or_logs_a_traceback_is_a_complaint(tmp_path: Path) -> None:
-    cluster, child = _process(tmp_path, "raise ValueError")
-    assert child.process is not None
-    await asyncio.to_thread(child.process.wait)
-    assert cluster.complaints() == [
-        "n1 ended by itself, status 1",
-        "n1.log says 'Traceback (most recent call last)'",
-    ]
-
-
-async def test_a_node_that_is_paused_killed_or_stopped_is_no_complaint(tmp_path: Path) -> None:
-    cluster, child = _process(tmp_path, "import time; time.sleep(60)")
-    pause = Fault(0, 1, "pause", "pause", nodes=(1,))
-    await cluster.do(pause)
-    assert child.is_paused
-    await cluster.do(Fault(0, 1, "kill", "kill", nodes=(1,)))
-    assert child.process is not None
-    assert child.process.returncode == -9
-    await cluster.stop()
-    assert cluster.complaints() == []
 
 
 # --- recording -----------------------------------------------------------------------------

@@ -22,6 +22,7 @@ CONTROLS: list[tuple[mutants.Broken, tuple[str, ...], range, int]] = [
     (mutants.the_window_is_not_asked, ("client_cut", "slow", "reset"), range(1, 20), 4),
     (mutants.a_read_takes_the_highest_answer, ("slow", "stall"), range(30, 56), 10),
     (mutants.timeouts_told_as_refusals, ("pause", "halves", "stall", "one_way"), range(1, 40), 4),
+    (mutants.ends_come_from_any_clock, ("clock", "stall"), range(1, 20), 4),
     (mutants.plain_writes_pass_registers_by, ("slow",), range(10, 35), 10),
 ]
 """The broken rule, the faults that show it, the seeds it may take, and how many clients.

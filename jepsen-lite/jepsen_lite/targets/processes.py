@@ -44,6 +44,8 @@ class Child:
     process: subprocess.Popen[bytes] | None = None
     is_down: bool = False
     """Whether we ended it."""
+    downs: int = 0
+    """Faults under way that want it down: the end of one does not start it while another lasts."""
     is_paused: bool = False
     complaints: list[str] = field(default_factory=list)
 
@@ -122,13 +124,11 @@ class Processes:
             return
         for child in self._of(fault):
             match fault.kind:
-                case "kill":
-                    await self._end(child, signal.SIGKILL)
-                case "torn_tail":
-                    await self._end(child, signal.SIGKILL)
-                    disks.tear_tail(child.folder, random.Random(f"{fault.at} {child.node.number}"))
-                case "restart":
-                    await self._end(child, signal.SIGTERM)
+                case "kill" | "torn_tail" | "restart":
+                    child.downs += 1
+                    await self._end(child, signal.SIGTERM if fault.kind == "restart" else signal.SIGKILL)
+                    if fault.kind == "torn_tail":
+                        disks.tear_tail(child.folder, random.Random(f"{fault.at} {child.node.number}"))
                 case "pause":
                     self._signal(child, signal.SIGSTOP)
                     child.is_paused = True
@@ -154,7 +154,9 @@ class Processes:
                 case "disk_full":
                     disks.free(child.folder)
                 case _:
-                    self.start(child)
+                    child.downs -= 1
+                    if not child.downs:
+                        self.start(child)
 
     async def heal(self) -> None:
         """End all faults; start what does not run."""
@@ -162,6 +164,7 @@ class Processes:
         await self._links.apply(())
         for child in self._children.values():
             self._resume(child)
+            child.downs = 0
             disks.free(child.folder)
             if self._faketime:
                 clocks.turn(self._clock(child), None)
