@@ -22,14 +22,6 @@ HOUR_US = 3_600_000_000
 START_US = 1_700_000_000_000_000 // HOUR_US * HOUR_US
 
 
-class Asked(Call):
-    """Somebody who waits."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__()
-        self.name = name
-
-
 class HeldStore:
     """A store that says yes to every change, when the test lets it."""
 
@@ -60,21 +52,29 @@ class Kept:
     def __init__(self, *, timeout_s: float = 5.0) -> None:
         self.store = HeldStore()
         self.taken: list[list[str]] = []
+        self.names: dict[int, str] = {}
+        """By call. Calls of another class would be none that a compiled build takes."""
         self.background = Background()
-        self.turns: Turns[Asked] = Turns(
+        self.turns: Turns[Call] = Turns(
             cast("kvstore.Client", self.store), self._turn, self.background, timeout_s=timeout_s
         )
 
-    def _turn(self, key: bytes, calls: list[Asked]) -> Steps:
-        self.taken.append([call.name for call in calls])
+    def _turn(self, key: bytes, calls: list[Call]) -> Steps:
+        names = [self.names[id(call)] for call in calls]
+        self.taken.append(names)
         came = yield Change(key, bytes(16), "incr", ())
         if isinstance(came, errors.KVError):
             raise came
-        for call in calls:
-            call.tell(call.name.upper())
+        for call, name in zip(calls, names, strict=True):
+            call.tell(name.upper())
+
+    def call(self, name: str) -> Call:
+        made = Call()
+        self.names[id(made)] = name
+        return made
 
     async def ask(self, name: str, key: bytes = b"k") -> None:
-        assert await self.turns.ask(key, Asked(name)) == name.upper()
+        assert await self.turns.ask(key, self.call(name)) == name.upper()
 
     async def close(self) -> None:
         await self.turns.close()
@@ -173,16 +173,16 @@ async def test_who_waits_too_long_is_told_so_and_closing_cancels_the_rest() -> N
 async def test_a_turn_for_which_nobody_waits_any_more_asks_for_nothing_more() -> None:
     kept = Kept(timeout_s=0.01)
 
-    def twice(key: bytes, calls: list[Asked]) -> Steps:
+    def twice(key: bytes, calls: list[Call]) -> Steps:
         yield Change(key, bytes(16), "incr", ())
         yield Change(key, bytes(16), "incr", ())
         for call in calls:
             call.tell(1)
 
-    turns: Turns[Asked] = Turns(cast("kvstore.Client", kept.store), twice, kept.background, timeout_s=0.01)
+    turns: Turns[Call] = Turns(cast("kvstore.Client", kept.store), twice, kept.background, timeout_s=0.01)
     kept.store.may_answer.clear()
     with pytest.raises(errors.DeadlineExceeded):
-        await turns.ask(b"k", Asked("a"))
+        await turns.ask(b"k", Call())
     kept.store.may_answer.set()
     await asyncio.sleep(0.01)
     assert kept.store.asked == [[b"k"]]
