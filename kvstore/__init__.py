@@ -8,12 +8,11 @@
 
 from kvstore import errors
 from kvstore.api import connect, local_cluster
-from kvstore.client.changes import Change
+from kvstore.client.changes import Applied, Change, NotApplied
 from kvstore.client.client import Client
 from kvstore.client.codecs import Codec
 from kvstore.client.locks import Lock
 from kvstore.client.receipt import Entry, Location, Receipt
-from kvstore.client.registers import Applied, NotApplied
 from kvstore.errors import KVError, Refused, Unresolved
 from kvstore.types import Consistency, Durability, Operation
 

@@ -291,6 +291,3 @@ def _named(error: errors.KVError, change: Change) -> errors.KVError:
     own = type(error)(**error.fields)  # many may have the same one
     own.operation = change.named
     return own
-
-
-__all__ = ["UNSET", "Applied", "Change", "NotApplied", "RegisterVerbs"]

@@ -168,14 +168,7 @@ def is_well_formed(record: bytes, offset: int) -> bool:
     for _ in range(count):
         if at + _ENTRY_BYTES > stop:
             return False
-        # Few outcomes hold more than 255 bytes; this is asked for every record that arrives.
-        long = record[at + _LENGTH_AT : at + _ENTRY_BYTES - 1] != b"\0\0\0"
-        length = (
-            int.from_bytes(record[at + _LENGTH_AT : at + _ENTRY_BYTES], "big")
-            if long
-            else record[at + _ENTRY_BYTES - 1]
-        )
-        at += _ENTRY_BYTES + length
+        at += _ENTRY_BYTES + int.from_bytes(record[at + _LENGTH_AT : at + _ENTRY_BYTES], "big")
     return bool(at == stop)
 
 

@@ -16,7 +16,7 @@ from kvstore.node.client_stream import ClientStream
 from kvstore.node.coordinator import Coordinator
 from kvstore.node.linear import Linear
 from kvstore.node.options import NodeOptions
-from kvstore.node.verbs import Verbs, is_first, request_of
+from kvstore.node.verbs import Verbs, is_first
 from kvstore.node.waiting import Gather
 from kvstore.types import Consistency, Durability, Kind, OperationId
 from kvstore.wire import messages, results
@@ -92,7 +92,7 @@ class Batches:
         gather = Gather(stream, msgid, len(request.changes), self._coordinator.trusted_now, head=False)
         for at, change in enumerate(request.changes):
             try:
-                asked = request_of(change, options, self._options.value_bytes_max, self._verbs.expires)
+                asked = self._verbs.request_of(change, options)
                 done = gather.settling(at, self._linear.changed)
                 self._linear.start(change.key, asked, timeout_ms, done)
             except errors.KVError as error:

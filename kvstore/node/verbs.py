@@ -31,22 +31,6 @@ def is_first(options: messages.Options) -> bool:
     return options.attempt is None or options.attempt <= 1
 
 
-def request_of(
-    change: messages.Change,
-    tried: messages.Options,
-    value_bytes_max: int,
-    expires: Callable[[messages.Options], int],
-) -> Request:
-    """A client's change as rounds have it; `tried` says which try it is. Raises errors.BadRequest."""
-    for value in change.args:
-        if isinstance(value, bytes):
-            admission.check_value(value, value_bytes_max)
-    options = change.options
-    expires_ms = expires(options) if options.ttl_ms or options.expires_ms else 0
-    first = is_first(tried) and change.name != "resolve"
-    return Request(change.operation, first, change.name, change.full_args(int(expires_ms)))
-
-
 Spawn = Callable[[Coroutine[Any, Any, None]], None]
 
 
@@ -99,6 +83,19 @@ class Verbs:
     def timeout_ms(self, options: messages.Options) -> int:
         """How long a call may take."""
         return options.timeout_ms or self._options.timeout_ms
+
+    def request_of(self, change: messages.Change, tried: messages.Options) -> Request:
+        """A client's change as rounds have it; `tried` says which try it is.
+
+        Raises errors.BadRequest, and as `expires` does.
+        """
+        for value in change.args:
+            if isinstance(value, bytes):
+                admission.check_value(value, self._options.value_bytes_max)
+        options = change.options
+        expires_ms = self.expires(options) if options.ttl_ms or options.expires_ms else 0
+        first = is_first(tried) and change.name != "resolve"
+        return Request(change.operation, first, change.name, change.full_args(int(expires_ms)))
 
     # --- touch and persist --------------------------------------------------------------
 
@@ -173,7 +170,7 @@ class Verbs:
     def change(self, stream: ClientStream, msgid: int, change: messages.Change) -> None:
         """Change a register by name."""
         options = change.options
-        request = request_of(change, options, self._options.value_bytes_max, self.expires)
+        request = self.request_of(change, options)
         self._change(stream, msgid, change.key, request, options, self._linear.changed)
 
     def _change(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 
 from kvstore import errors
+from kvstore.client.changes import Applied, NotApplied
 from kvstore.client.client import Client
-from kvstore.client.registers import Applied, NotApplied
 from kvstore.sim.judge import Operation
 from kvstore.sim.loop import SimLoop
 from kvstore.sim.trace import Trace
