@@ -13,6 +13,7 @@ from kvstore import errors
 from kvstore.apps.ratelimit import algorithms, ledger
 from kvstore.apps.ratelimit.ledger import Ledger
 from kvstore.apps.ratelimit.limit import FRESH, NEVER, Algorithm, Decision, Limit, State
+from kvstore.apps.ratelimit.machine import Moment
 
 START_US = 1_700_000_000_000_000
 RATES = [each for each in Algorithm if each is not Algorithm.CONCURRENCY]
@@ -186,6 +187,112 @@ def test_after_reset_the_key_is_as_if_never_seen(limit: Limit, made: list[Call])
     assert (then.remaining, then.delay_us) == (limit.capacity, 0)
 
 
+# --- services that do not know the time for certain ----------------------------------------
+
+Asked = tuple[int, int, int, int]
+"""Microseconds since the call before; the doubt of who decides, and by how much it is behind; the cost."""
+asked_by_many = st.lists(
+    st.tuples(
+        st.sampled_from([0, 1, 150, 999, 1000, 2500]),
+        st.sampled_from([0, 1, 100, 250]),
+        st.sampled_from([0, 1, 100, 250]),
+        st.integers(1, 3),
+    ),
+    max_size=25,
+)
+
+
+def decided(limit: Limit, made: list[Asked], *, believes: bool) -> list[tuple[int, int]]:
+    """What was let in, (true time, cost); `believes`: each takes its clock for right."""
+    book, at_us, let_in = Ledger(), START_US, []
+    for lease, (step, doubt_us, behind_us, cost) in enumerate(made, 1):
+        at_us += step
+        now = Moment(at_us - min(behind_us, doubt_us), 0 if believes else doubt_us)
+        at_us += (wait_us := ledger.unsure_us([limit], now))
+        now = now._replace(us=now.us + wait_us)
+        verdict, book = ledger.decide([limit], book, now=now, cost=cost, lease=lease)
+        let_in += [(at_us, cost)] if verdict.allowed else []
+    return let_in
+
+
+def is_kept(limit: Limit, let_in: list[tuple[int, int]]) -> bool:
+    """Whether what was let in is what the limit promises, by the true time."""
+    if limit.algorithm is Algorithm.FIXED_WINDOW:
+        used: dict[int, int] = {}
+        for at, cost in let_in:
+            used[at // limit.period_us] = used.get(at // limit.period_us, 0) + cost
+        return max(used.values(), default=0) <= limit.amount
+    for first, (begin, _) in enumerate(let_in):
+        for last, (end, _) in enumerate(let_in[first:], first):
+            took = sum(cost for _, cost in let_in[first : last + 1])
+            if limit.algorithm is Algorithm.TOKEN_BUCKET:
+                if took > limit.capacity + Fraction(limit.amount * (end - begin), limit.period_us):
+                    return False
+            elif end - begin < limit.period_us and took > limit.amount:
+                return False  # of the log in a span, of leases at an instant: each is held for a period
+    return True
+
+
+EXACT = [Algorithm.TOKEN_BUCKET, Algorithm.FIXED_WINDOW, Algorithm.SLIDING_LOG, Algorithm.CONCURRENCY]
+
+
+@pytest.mark.parametrize("algorithm", EXACT)
+@given(data=st.data(), made=asked_by_many)
+def test_who_knows_how_wrong_a_clock_may_be_keeps_the_limit(
+    algorithm: Algorithm, data: st.DataObject, made: list[Asked]
+) -> None:
+    limit = data.draw(limits(algorithm))
+    assert is_kept(limit, decided(limit, made, believes=False))
+
+
+@pytest.mark.parametrize("algorithm", EXACT)
+def test_who_believes_a_clock_that_is_behind_does_not(algorithm: Algorithm) -> None:
+    limit = Limit(algorithm=algorithm, amount=2, period_us=1000)
+    # One service is 250 us behind, the other is right.
+    around_a_window = [(1100, 250, 250, 2), (100, 250, 0, 2)]
+    made = [*around_a_window, (2700, 250, 250, 2), (950, 250, 0, 2), (150, 250, 250, 2), (900, 250, 0, 2)]
+    assert not is_kept(limit, decided(limit, made, believes=True))
+    assert is_kept(limit, decided(limit, made, believes=False))
+
+
+@given(limits(), st.sampled_from([0, 1, 100, 250]))
+def test_doubt_costs_nothing_of_what_may_be_taken_at_once(limit: Limit, doubt_us: int) -> None:
+    book, now = Ledger(), Moment(START_US, doubt_us)
+    for lease in range(limit.capacity):
+        verdict, book = ledger.decide([limit], book, now=now, cost=1, lease=lease + 1)
+        assert (verdict.allowed, verdict.remaining) == (True, limit.capacity - lease - 1)
+        book = ledger.decode(ledger.encode(book))
+    assert not ledger.decide([limit], book, now=now, cost=1, lease=99)[0].allowed
+
+
+def test_doubt_takes_nothing_from_a_rate() -> None:
+    limit = Limit(algorithm=Algorithm.TOKEN_BUCKET, amount=10, period_us=1000)
+    book, let_in = Ledger(), 0
+    for at_us in range(START_US, START_US + 100_000, 7):
+        now = Moment(at_us - at_us % 250, 250)
+        verdict, book = ledger.decide([limit], book, now=now, cost=1)
+        let_in += verdict.allowed
+    assert 985 <= let_in <= 1010
+
+
+@given(
+    st.sampled_from([Algorithm.FIXED_WINDOW, Algorithm.SLIDING_COUNTER]),
+    st.integers(0, 3000),
+    st.integers(0, 700),
+)
+def test_it_is_certain_in_which_window_now_is_after_a_pause(
+    algorithm: Algorithm, into_us: int, doubt_us: int
+) -> None:
+    limit = Limit(algorithm=algorithm, amount=1, period_us=1000)
+    now = Moment(START_US + into_us, doubt_us)
+    wait_us = ledger.unsure_us([limit], now)
+    assert wait_us <= doubt_us
+    begin, end = now.us + wait_us, now.us + wait_us + doubt_us
+    # Windows that are hardly longer than the doubt are never certain, so nobody waits for them.
+    assert begin // 1000 == end // 1000 or doubt_us > 250
+    assert not wait_us or doubt_us <= 250
+
+
 # --- several at once ---------------------------------------------------------------------
 
 
@@ -199,7 +306,7 @@ def test_a_call_passes_all_limits_or_is_charged_to_none(several: list[Limit], ma
             limit: algorithms.decide(limit, state, now_us=now_us, cost=cost, lease=lease)
             for limit, state in apart.items()
         }
-        verdict, after = ledger.decide(several, together, now_us=now_us, cost=cost, lease=lease)
+        verdict, after = ledger.decide(several, together, now=Moment(now_us), cost=cost, lease=lease)
         assert verdict.allowed == all(decision.allowed for decision, _ in asked.values())
         if verdict.allowed:
             apart = {limit: state for limit, (_, state) in asked.items()}
@@ -216,26 +323,26 @@ def test_a_grant_takes_as_much_as_there_is(several: list[Limit], made: list[Call
     book, now_us = Ledger(), START_US
     for step, extra in made:
         now_us += step
-        left = ledger.decide(several, book, now_us=now_us, cost=0)[0].remaining
-        got, verdict, book = ledger.grant(several, book, now_us=now_us, least=least, most=least + extra)
+        left = ledger.decide(several, book, now=Moment(now_us), cost=0)[0].remaining
+        got, verdict, book = ledger.grant(several, book, now=Moment(now_us), least=least, most=least + extra)
         assert got == (min(left, least + extra) if left >= least else 0)
         assert verdict.allowed == (got > 0)
 
 
 def test_a_slow_clock_is_judged_by_the_time_the_key_has_seen() -> None:
     one = Limit(algorithm=Algorithm.FIXED_WINDOW, amount=1, period_us=1_000_000)
-    verdict, book = ledger.decide([one], Ledger(), now_us=START_US + 1_000_000, cost=1)
+    verdict, book = ledger.decide([one], Ledger(), now=Moment(START_US + 1_000_000), cost=1)
     assert verdict.allowed
     # By this clock it is still the window before, which nobody has used.
-    assert not ledger.decide([one], book, now_us=START_US + 999_999, cost=1)[0].allowed
+    assert not ledger.decide([one], book, now=Moment(START_US + 999_999), cost=1)[0].allowed
 
 
 def test_a_changed_limit_starts_anew_and_the_other_goes_on() -> None:
     kept, old, new = (
         Limit(algorithm=Algorithm.FIXED_WINDOW, amount=amount, period_us=1_000_000) for amount in (5, 3, 4)
     )
-    _, book = ledger.decide([kept, old], Ledger(), now_us=START_US, cost=2)
-    verdict, _ = ledger.decide([kept, new], book, now_us=START_US, cost=1)
+    _, book = ledger.decide([kept, old], Ledger(), now=Moment(START_US), cost=2)
+    verdict, _ = ledger.decide([kept, new], book, now=Moment(START_US), cost=1)
     assert [each.remaining for each in verdict.decisions] == [2, 3]
 
 

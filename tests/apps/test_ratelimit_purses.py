@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from kvstore.apps.ratelimit import ledger
 from kvstore.apps.ratelimit.ledger import Ledger, Verdict
 from kvstore.apps.ratelimit.limit import Algorithm, Limit
+from kvstore.apps.ratelimit.machine import Moment
 from kvstore.apps.ratelimit.purses import Purse, Purses, over_admission_max
 
 START_US = 1_700_000_000_000_000
@@ -38,7 +39,9 @@ class World:
     ) -> tuple[int, Verdict]:
         assert key == KEY
         self.grants += 1
-        got, verdict, self.book = ledger.grant(limits, self.book, now_us=self.now_us, least=least, most=most)
+        got, verdict, self.book = ledger.grant(
+            limits, self.book, now=Moment(self.now_us), least=least, most=most
+        )
         if AHEAD.get():
             await self.landing.wait()
         return got, verdict

@@ -14,8 +14,11 @@ from kvstore import Change, errors
 from kvstore.apps.ratelimit.background import Background
 from kvstore.apps.ratelimit.limit import Algorithm, Limit
 from kvstore.apps.ratelimit.limiter import Limiter
+from kvstore.apps.ratelimit.machine import Moment
+from kvstore.apps.ratelimit.registers import Ledgers
 from kvstore.apps.ratelimit.rules import Mode, Rule
-from kvstore.apps.ratelimit.turns import Call, Steps, Turns
+from kvstore.apps.ratelimit.turns import Call, Pause, Steps, Turns
+from kvstore.apps.ratelimit.windows import WindowCounters
 from kvstore.client.caller import Caller
 
 HOUR_US = 3_600_000_000
@@ -190,6 +193,27 @@ async def test_a_turn_for_which_nobody_waits_any_more_asks_for_nothing_more() ->
     await kept.close()
 
 
+async def test_a_turn_that_pauses_goes_on_and_holds_nobody_else_up() -> None:
+    kept = Kept()
+    clock = asyncio.get_running_loop().time
+
+    def slow(key: bytes, calls: list[Call]) -> Steps:
+        if key == b"slow":
+            yield Pause(50_000)
+        yield Change(key, bytes(16), "incr", ())
+        for call in calls:
+            call.tell(clock())
+
+    turns: Turns[Call] = Turns(cast("kvstore.Client", kept.store), slow, kept.background, timeout_s=5.0)
+    began = clock()
+    slow_at, quick_at = await asyncio.gather(turns.ask(b"slow", Call()), turns.ask(b"quick", Call()))
+    assert slow_at - began >= 0.05
+    assert quick_at < slow_at
+    assert kept.store.asked == [[b"quick"], [b"slow"]]
+    await turns.close()
+    await kept.close()
+
+
 # --- with nodes --------------------------------------------------------------------------
 
 
@@ -272,3 +296,34 @@ async def test_a_purse_is_renewed_in_the_background(kv: kvstore.Client) -> None:
         await asyncio.sleep(0)
     assert limiter.counts.renewals["granted"] >= 10
     await limiter.close()
+
+
+@pytest.mark.e2e
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [Algorithm.FIXED_WINDOW, Algorithm.SLIDING_COUNTER])
+async def test_around_the_end_of_a_window_a_call_waits_until_it_is_certain(
+    kv: kvstore.Client, kind: Algorithm
+) -> None:
+    limit = Limit(algorithm=kind, amount=5, period_us=60_000_000)
+    clock = asyncio.get_running_loop().time
+    began = clock()
+
+    def moments() -> Moment:
+        """At first 30 ms before the end of a window, perhaps 90 later."""
+        return Moment(START_US - 30_000 + round((clock() - began) * 1_000_000), 90_000)
+
+    background = Background()
+    more: dict[str, Any] = {"moments": moments, "timeout_s": 20.0, "background": background}
+    if kind is Algorithm.FIXED_WINDOW:
+        windows = WindowCounters(kv, **more)
+        verdict = await windows.take(b"k", limit, 1)
+        await windows.close()
+    else:
+        ledgers = Ledgers(kv, **more)
+        verdict = await ledgers.take(b"k", [limit], 1)
+        await ledgers.close()
+    assert verdict.allowed
+    assert clock() - began >= 0.03
+    # It is counted in the window that begins then.
+    assert verdict.reset_after_us - (60_000_000 if kind is Algorithm.SLIDING_COUNTER else 0) > 59_000_000
+    await background.close()

@@ -1,7 +1,10 @@
 """The algorithms: pure functions of a limit, a state, `now` and a cost.
 
-Each returns (decision, next state); a refused call leaves no trace in the state. What each promises, for a
-`now` that never goes back, is what tests/apps/test_ratelimit_algorithms.py holds it to:
+Each returns (decision, next state); a refused call leaves no trace in the state. Who does not know the time
+for certain gives the earliest that it can be, and how much later it may be (`doubt_us`): what is remembered
+of a call begins at the latest, and is over by the earliest. Windows have no such two sides; who counts by
+them waits until it is certain which one it is (`unsure_us`). What each promises, for a `now` that never goes
+back, is what tests/apps/test_ratelimit_algorithms.py holds it to:
 
 - token bucket: in any span of w: at most burst + amount * w / period (GCRA: one number, the theoretical
   arrival time, ITU-T I.371);
@@ -22,44 +25,76 @@ from itertools import accumulate
 from kvstore.apps.ratelimit.limit import FRESH, NEVER, Algorithm, Decision, Limit, State
 
 Decided = tuple[Decision, State]
+_BY_WINDOWS = (Algorithm.FIXED_WINDOW, Algorithm.SLIDING_COUNTER)
+_DOUBTS_MIN = 4
 
 
-def decide(limit: Limit, state: State, *, now_us: int, cost: int, lease: int = 0) -> Decided:
+def decide(
+    limit: Limit, state: State, *, now_us: int, cost: int, lease: int = 0, doubt_us: int = 0
+) -> Decided:
     """Ask one limit. `lease` names the holder, for concurrency alone."""
     assert cost >= 0, cost
     if limit.algorithm is Algorithm.CONCURRENCY:
-        return _concurrency(limit, state, now_us, cost, lease)
-    return _DECIDE[limit.algorithm](limit, state, now_us, cost)
+        return _concurrency(limit, state, now_us, now_us + doubt_us, cost, lease)
+    return _DECIDE[limit.algorithm](limit, state, now_us, now_us + doubt_us, cost)
+
+
+def unsure_us(limit: Limit, *, now_us: int, doubt_us: int) -> int:
+    """How long until it is certain in which window `now` is; 0: it is, or the limit has none."""
+    # A window that is hardly longer than the doubt never is.
+    if limit.algorithm not in _BY_WINDOWS or doubt_us * _DOUBTS_MIN > limit.period_us:
+        return 0
+    left = limit.period_us - now_us % limit.period_us
+    return left if left <= doubt_us else 0
 
 
 def _up(numerator: int, denominator: int) -> int:
     return -(-numerator // denominator)
 
 
-def _bucket(limit: Limit, state: State, now_us: int, cost: int) -> Decided:
-    """GCRA in ticks: `queued` is how far the theoretical arrival time is ahead of now."""
-    now, unit, most = now_us * limit.amount, limit.period_us, limit.capacity * limit.period_us
-    (arrival,) = state or (now,)
-    queued = max(arrival - now, 0)
+def _bucket(limit: Limit, state: State, now_us: int, late_us: int, cost: int) -> Decided:
+    """GCRA in ticks: the queue is how far the theoretical arrival time is ahead of now."""
+    now, late, unit = now_us * limit.amount, late_us * limit.amount, limit.period_us
+    most, queued = limit.capacity * unit, _queued(state, now)
     after = queued + cost * unit
     if after > most:
         wait = NEVER if cost > limit.capacity else _up(after - most, limit.amount)
         return Decision(False, (most - queued) // unit, wait, _up(queued, limit.amount)), state
-    left = (most - after) // unit
-    decision = Decision(True, left, 0, _up(after, limit.amount))
-    return decision, ((now + after,) if after else FRESH)
+    decision = Decision(True, (most - after) // unit, 0, _up(after, limit.amount))
+    if not cost:
+        return decision, (state if queued else FRESH)
+    # Who is let in when nobody waits comes at the latest; and the queue is no longer than it was found.
+    arrival = min(max(state[0] if state else 0, late) + cost * unit, late + after)
+    return decision, ((arrival,) if late == now else (arrival, arrival - late, after))
 
 
-def _leaky_bucket(limit: Limit, state: State, now_us: int, cost: int) -> Decided:
+def _queued(state: State, now: int) -> int:
+    """The queue at the most, in ticks.
+
+    While the time is in doubt, a state is the arrival time, how far it is ahead of the latest that the last
+    call can have come, and the queue that this one left: calls that come at once are no burst that is larger
+    than it is, which by the two ends of the doubt alone it would be.
+    """
+    if not state:
+        return 0
+    arrival = state[0]
+    if len(state) == 1:
+        return max(arrival - now, 0)
+    last = arrival - state[1]
+    return max(min(arrival - now, state[2] - max(now - last, 0)), 0)
+
+
+def _leaky_bucket(limit: Limit, state: State, now_us: int, late_us: int, cost: int) -> Decided:
     """Whoever is let in leaves when all before have left."""
-    decision, after = _bucket(limit, state, now_us, cost)
+    decision, after = _bucket(limit, state, now_us, late_us, cost)
     if decision.allowed and state:
-        ahead = max(state[0] - now_us * limit.amount, 0)
+        ahead = _queued(state, now_us * limit.amount)
         decision = decision._replace(delay_us=_up(ahead, limit.amount))
     return decision, after
 
 
-def _fixed_window(limit: Limit, state: State, now_us: int, cost: int) -> Decided:
+def _fixed_window(limit: Limit, state: State, now_us: int, late_us: int, cost: int) -> Decided:
+    del late_us
     index, into = divmod(now_us, limit.period_us)
     used = state[1] if state and state[0] == index else 0
     left = limit.period_us - into
@@ -70,8 +105,9 @@ def _fixed_window(limit: Limit, state: State, now_us: int, cost: int) -> Decided
     return Decision(True, limit.amount - used, 0, left if used else 0), ((index, used) if used else FRESH)
 
 
-def _sliding_counter(limit: Limit, state: State, now_us: int, cost: int) -> Decided:
+def _sliding_counter(limit: Limit, state: State, now_us: int, late_us: int, cost: int) -> Decided:
     """The window before counts for the part of it that the last period still covers."""
+    del late_us
     period = limit.period_us
     index, into = divmod(now_us, period)
     current = previous = 0
@@ -100,7 +136,7 @@ def _counter_wait(limit: Limit, current: int, previous: int, into: int, cost: in
     return period - into + then
 
 
-def _sliding_log(limit: Limit, state: State, now_us: int, cost: int) -> Decided:
+def _sliding_log(limit: Limit, state: State, now_us: int, late_us: int, cost: int) -> Decided:
     """All calls of the last period, as a first time and then differences."""
     # By sums and slices: a loop over thousands of calls for each decision would be most of its time.
     log = _trimmed(state, now_us - limit.period_us)
@@ -112,9 +148,10 @@ def _sliding_log(limit: Limit, state: State, now_us: int, cost: int) -> Decided:
         reset = last + limit.period_us - now_us if log else 0
         return Decision(False, limit.amount - used, wait, reset), state
     if cost:
-        log = (*log[:-1], log[-1] + cost) if log and last == now_us else (*log, now_us - last, cost)
-        last = now_us
-    reset = last + limit.period_us - now_us if log else 0
+        at = max(late_us, last)
+        log = (*log[:-1], log[-1] + cost) if log and last == at else (*log, at - last, cost)
+        last = at
+    reset = min(last - now_us, 0) + limit.period_us if log else 0
     return Decision(True, limit.amount - used - cost, 0, reset), log
 
 
@@ -171,7 +208,7 @@ def _flat(leases: list[_Lease]) -> State:
     return tuple(part for lease in leases for part in lease)
 
 
-def _concurrency(limit: Limit, state: State, now_us: int, cost: int, lease: int) -> Decided:
+def _concurrency(limit: Limit, state: State, now_us: int, late_us: int, cost: int, lease: int) -> Decided:
     """Holding already is holding anew: the lease is renewed, and its cost is what it says now."""
     others = [each for each in _leases(state, now_us) if each[0] != lease]
     used = sum(each for _, _, each in others)
@@ -184,8 +221,8 @@ def _concurrency(limit: Limit, state: State, now_us: int, cost: int, lease: int)
         reset = max(until for _, until, _ in _leases(state, now_us)) - now_us if held else 0
         return Decision(False, limit.amount - held, wait, reset), state
     if cost:
-        others.append((lease, now_us + limit.period_us, cost))
-    reset = max((until for _, until, _ in others), default=now_us) - now_us
+        others.append((lease, late_us + limit.period_us, cost))
+    reset = min(max((until for _, until, _ in others), default=now_us) - now_us, limit.period_us)
     return Decision(True, limit.amount - used - cost, 0, reset), _flat(others)
 
 
@@ -194,7 +231,7 @@ def released(state: State, *, now_us: int, lease: int) -> State:
     return _flat([each for each in _leases(state, now_us) if each[0] != lease])
 
 
-_DECIDE: dict[Algorithm, Callable[[Limit, State, int, int], Decided]] = {
+_DECIDE: dict[Algorithm, Callable[[Limit, State, int, int, int], Decided]] = {
     Algorithm.TOKEN_BUCKET: _bucket,
     Algorithm.LEAKY_BUCKET: _leaky_bucket,
     Algorithm.FIXED_WINDOW: _fixed_window,

@@ -5,7 +5,7 @@
 Rules kept here:
 - a call passes all limits or is charged to none;
 - time never goes back for a key: `seen_us` is the latest `now` that changed it, and a caller with a slower
-  clock is judged by it;
+  clock is judged by it. It is never ahead of the time, for each `now` is the earliest that it can have been;
 - a state is found again by the fingerprint of its limit, so that a changed limit starts anew and the
   unchanged ones beside it go on.
 """
@@ -19,6 +19,7 @@ from typing import NamedTuple
 from kvstore import errors
 from kvstore.apps.ratelimit import algorithms
 from kvstore.apps.ratelimit.limit import FRESH, NEVER, Algorithm, Decision, Limit, State
+from kvstore.apps.ratelimit.machine import Moment
 
 _FORMAT = 1
 
@@ -61,13 +62,14 @@ class Verdict(NamedTuple):
 
 
 def decide(
-    limits: Sequence[Limit], ledger: Ledger, *, now_us: int, cost: int, lease: int = 0
+    limits: Sequence[Limit], ledger: Ledger, *, now: Moment, cost: int, lease: int = 0
 ) -> tuple[Verdict, Ledger]:
     """Ask all limits. Refused: the ledger that came in is returned, and nobody is charged."""
-    now_us = max(now_us, ledger.seen_us)
+    now_us = max(now.us, ledger.seen_us)
+    doubt_us = max(now.us + now.doubt_us - now_us, 0)
     found = [ledger.states.get(limit.fingerprint, FRESH) for limit in limits]
     asked = [
-        algorithms.decide(limit, state, now_us=now_us, cost=cost, lease=lease)
+        algorithms.decide(limit, state, now_us=now_us, cost=cost, lease=lease, doubt_us=doubt_us)
         for limit, state in zip(limits, found, strict=True)
     ]
     if all(decision.allowed for decision, _ in asked):
@@ -82,18 +84,26 @@ def decide(
 
 
 def grant(
-    limits: Sequence[Limit], ledger: Ledger, *, now_us: int, least: int, most: int
+    limits: Sequence[Limit], ledger: Ledger, *, now: Moment, least: int, most: int
 ) -> tuple[int, Verdict, Ledger]:
     """Take as much as there is, from `least` to `most`; 0 when there is less than that."""
-    seen, _ = decide(limits, ledger, now_us=now_us, cost=0)
+    seen, _ = decide(limits, ledger, now=now, cost=0)
     amount = max(min(most, seen.remaining), least)
-    verdict, after = decide(limits, ledger, now_us=now_us, cost=amount)
+    verdict, after = decide(limits, ledger, now=now, cost=amount)
     return (amount if verdict.allowed else 0), verdict, after
 
 
-def released(limits: Sequence[Limit], ledger: Ledger, *, now_us: int, lease: int) -> Ledger:
+def unsure_us(limits: Sequence[Limit], now: Moment) -> int:
+    """How long until it is certain in which windows `now` is; 0: it is."""
+    if not now.doubt_us:
+        return 0
+    waits = [algorithms.unsure_us(limit, now_us=now.us, doubt_us=now.doubt_us) for limit in limits]
+    return max(waits, default=0)
+
+
+def released(limits: Sequence[Limit], ledger: Ledger, *, now: Moment, lease: int) -> Ledger:
     """The ledger after a holder has let go."""
-    now_us = max(now_us, ledger.seen_us)
+    now_us = max(now.us, ledger.seen_us)
     states = dict(ledger.states)
     for limit in limits:
         if limit.algorithm is Algorithm.CONCURRENCY and limit.fingerprint in states:

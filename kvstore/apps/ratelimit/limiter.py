@@ -26,7 +26,7 @@ from kvstore.apps.ratelimit.breaker import Breaker
 from kvstore.apps.ratelimit.clock import StoreClock
 from kvstore.apps.ratelimit.ledger import Verdict
 from kvstore.apps.ratelimit.limit import NEVER, Algorithm, Decision, Limit
-from kvstore.apps.ratelimit.machine import ClockUs, system_dice
+from kvstore.apps.ratelimit.machine import ClockUs, certain, system_dice
 from kvstore.apps.ratelimit.purses import Purse, Purses
 from kvstore.apps.ratelimit.registers import Ledgers
 from kvstore.apps.ratelimit.rules import Mode, OnFailure, Rule, Rules
@@ -148,8 +148,12 @@ class Limiter:
         self._kv = kv
         self._timeout_s = timeout_s
         self._background = Background()
-        self._ledgers = Ledgers(kv, clock=clock, timeout_s=timeout_s, background=self._background)
-        self._windows = WindowCounters(kv, clock=clock, timeout_s=timeout_s, background=self._background)
+        self.moments = certain(clock) if self._store_clock is None else self._store_clock.moment
+        """What time it is, and what is not known of it."""
+        self._ledgers = Ledgers(kv, moments=self.moments, timeout_s=timeout_s, background=self._background)
+        self._windows = WindowCounters(
+            kv, moments=self.moments, timeout_s=timeout_s, background=self._background
+        )
         self._purses = Purses(self._ledgers, clock=clock)
 
     async def close(self) -> None:
@@ -280,9 +284,7 @@ class Limiter:
         if self.breaker.admits(self._clock()):
             try:
                 if self._store_clock is not None:
-                    await self._store_clock.ready(
-                        self._kv, self._dice, self._background, timeout_s=self._timeout_s
-                    )
+                    await self._store_clock.ready(self._kv, self._background, timeout_s=self._timeout_s)
                 verdict = await ask()
             except errors.BadRequest:
                 raise  # the caller's mistake, and no sign of the store's health

@@ -28,7 +28,7 @@ from kvstore.apps.ratelimit.background import Background
 from kvstore.apps.ratelimit.blocking import LoopThread
 from kvstore.apps.ratelimit.ledger import Ledger
 from kvstore.apps.ratelimit.limit import FRESH, Algorithm, Limit, State
-from kvstore.apps.ratelimit.machine import wall_us
+from kvstore.apps.ratelimit.machine import Moment, certain, wall_us
 from kvstore.apps.ratelimit.registers import Ledgers
 from kvstore.apps.ratelimit.turns import CHANGE_PART
 
@@ -70,7 +70,9 @@ class KvstoreStorage(Storage, MovingWindowSupport, SlidingWindowCounterSupport, 
             self._thread.end()
             raise
         self._background = Background()
-        self._ledgers = Ledgers(self._kv, clock=wall_us, timeout_s=timeout, background=self._background)
+        self._ledgers = Ledgers(
+            self._kv, moments=certain(wall_us), timeout_s=timeout, background=self._background
+        )
 
     def close(self) -> None:
         """Drop the connection and end the thread."""
@@ -195,8 +197,8 @@ class KvstoreStorage(Storage, MovingWindowSupport, SlidingWindowCounterSupport, 
     ) -> bool:
         """One change of one register; `label` tells states of different periods apart."""
 
-        def step(book: Ledger) -> tuple[bool, Ledger]:
-            now_us = max(wall_us(), book.seen_us)
+        def step(book: Ledger, now: Moment) -> tuple[bool, Ledger]:
+            now_us = max(now.us, book.seen_us)
             allowed, after = acquire(book.states.get(label.fingerprint, FRESH), now_us)
             return allowed, Ledger(now_us, {label.fingerprint: after}) if allowed else book
 

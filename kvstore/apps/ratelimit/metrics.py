@@ -40,7 +40,11 @@ class _Decisions(Collector):
         )
         for result, count in self._limiter.counts.renewals.items():
             renewed.add_metric([result], count)
-        return [decided, circuit, renewed]
+        doubt = GaugeMetricFamily(
+            "kv_ratelimit_clock_doubt_seconds", "How far apart the earliest and the latest are that it can be"
+        )
+        doubt.add_metric([], self._limiter.moments().doubt_us / 1_000_000)
+        return [decided, circuit, renewed, doubt]
 
 
 class Metrics:

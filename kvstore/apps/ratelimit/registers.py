@@ -27,8 +27,8 @@ from kvstore.apps.ratelimit import ledger
 from kvstore.apps.ratelimit.background import Background
 from kvstore.apps.ratelimit.ledger import Ledger, Verdict
 from kvstore.apps.ratelimit.limit import Limit
-from kvstore.apps.ratelimit.machine import ClockUs
-from kvstore.apps.ratelimit.turns import LINEAR, Call, Steps, Turns, read, settled
+from kvstore.apps.ratelimit.machine import Moment, Moments
+from kvstore.apps.ratelimit.turns import LINEAR, Call, Pause, Steps, Turns, read, settled
 
 _T = TypeVar("_T")
 TTL_SPARE_S = 60.0
@@ -36,18 +36,18 @@ TTL_SPARE_S = 60.0
 _SLOTS_MAX = 10_000
 """Keys whose last version is remembered; beyond it a call costs one round more."""
 
-
-Step = Callable[[Ledger], tuple[Any, Ledger]]
+Step = Callable[[Ledger, Moment], tuple[Any, Ledger]]
 
 
 class _Call(Call):
     """A pure step over a ledger, which may run several times, and who waits for what it says."""
 
-    __slots__ = ("kept_s", "step")
+    __slots__ = ("kept_s", "limits", "step")
 
-    def __init__(self, step: Step, kept_s: Callable[[Any], float]) -> None:
+    def __init__(self, step: Step, kept_s: Callable[[Any], float], limits: Sequence[Limit]) -> None:
         super().__init__()
         self.step = step
+        self.limits = limits
         self.kept_s = kept_s
         """For how long the ledger matters, by what the step said."""
 
@@ -63,9 +63,9 @@ class _Slot:
 class Ledgers:
     """Keys whose limits are kept in one ledger each."""
 
-    def __init__(self, kv: Client, *, clock: ClockUs, timeout_s: float, background: Background) -> None:
+    def __init__(self, kv: Client, *, moments: Moments, timeout_s: float, background: Background) -> None:
         self._kv = kv
-        self._clock = clock
+        self._moments = moments
         self._timeout_s = timeout_s
         self._slots: OrderedDict[bytes, _Slot] = OrderedDict()
         self._turns: Turns[_Call] = Turns(kv, self._turn, background, timeout_s=timeout_s)
@@ -73,31 +73,30 @@ class Ledgers:
     async def take(self, key: bytes, limits: Sequence[Limit], cost: int, *, lease: int = 0) -> Verdict:
         """Decide one call. Raises errors.KVError when the store cannot tell."""
 
-        def step(book: Ledger) -> tuple[Verdict, Ledger]:
-            return ledger.decide(limits, book, now_us=self._clock(), cost=cost, lease=lease)
+        def step(book: Ledger, now: Moment) -> tuple[Verdict, Ledger]:
+            return ledger.decide(limits, book, now=now, cost=cost, lease=lease)
 
-        return await self.change(key, step, _kept_s)
+        return await self.change(key, step, _kept_s, limits)
 
     async def grant(
         self, key: bytes, limits: Sequence[Limit], *, least: int, most: int
     ) -> tuple[int, Verdict]:
         """Take as much as there is, from `least` to `most`, or 0."""
 
-        def step(book: Ledger) -> tuple[tuple[int, Verdict], Ledger]:
-            got, verdict, after = ledger.grant(limits, book, now_us=self._clock(), least=least, most=most)
+        def step(book: Ledger, now: Moment) -> tuple[tuple[int, Verdict], Ledger]:
+            got, verdict, after = ledger.grant(limits, book, now=now, least=least, most=most)
             return (got, verdict), after
 
-        return await self.change(key, step, lambda told: _kept_s(told[1]))
+        return await self.change(key, step, lambda told: _kept_s(told[1]), limits)
 
     async def release(self, key: bytes, limits: Sequence[Limit], *, lease: int) -> None:
         """Let go of what a lease holds; harmless when it holds nothing."""
 
-        def step(book: Ledger) -> tuple[float, Ledger]:
-            now_us = self._clock()
-            after = ledger.released(limits, book, now_us=now_us, lease=lease)
+        def step(book: Ledger, now: Moment) -> tuple[float, Ledger]:
+            after = ledger.released(limits, book, now=now, lease=lease)
             if after.states == book.states:
                 return 0.0, book
-            left, _ = ledger.decide(limits, after, now_us=now_us, cost=0)
+            left, _ = ledger.decide(limits, after, now=now, cost=0)
             return _kept_s(left), after
 
         await self.change(key, step, lambda kept_s: kept_s)
@@ -105,7 +104,7 @@ class Ledgers:
     async def peek(self, key: bytes, limits: Sequence[Limit]) -> Verdict:
         """What is left now; nothing is charged."""
         book = await self.book(key)
-        return ledger.decide(limits, book, now_us=self._clock(), cost=0)[0]
+        return ledger.decide(limits, book, now=self._moments(), cost=0)[0]
 
     async def book(self, key: bytes) -> Ledger:
         """The ledger as it is."""
@@ -117,10 +116,17 @@ class Ledgers:
         self._slots.pop(key, None)
 
     async def change(
-        self, key: bytes, step: Callable[[Ledger], tuple[_T, Ledger]], kept_s: Callable[[_T], float]
+        self,
+        key: bytes,
+        step: Callable[[Ledger, Moment], tuple[_T, Ledger]],
+        kept_s: Callable[[_T], float],
+        limits: Sequence[Limit] = (),
     ) -> _T:
-        """Apply a pure step, which may run several times; `kept_s` says for how long the ledger matters."""
-        return cast("_T", await self._turns.ask(key, _Call(step, kept_s)))
+        """Apply a pure step, which may run several times; `kept_s` says for how long the ledger matters.
+
+        It is not applied before it is certain in which windows of `limits` it is.
+        """
+        return cast("_T", await self._turns.ask(key, _Call(step, kept_s, limits)))
 
     async def close(self) -> None:
         """Cancel all who wait."""
@@ -133,7 +139,11 @@ class Ledgers:
         while True:
             # Who was told that nobody could tell is not charged any more, where that can be helped.
             calls = [call for call in calls if not call.told.done()]
-            answers, after = _stepped(calls, slot.book)
+            now = self._moments()
+            while unsure_us := _unsure_us(calls, now):
+                yield Pause(unsure_us)
+                now = self._moments()
+            answers, after = _stepped(calls, slot.book, now)
             if after is slot.book:
                 if certain:
                     break
@@ -172,10 +182,21 @@ def _found(entry: Entry | None) -> tuple[int, Ledger]:
     return (0, Ledger()) if entry is None else (entry.version, ledger.decode(entry.value))
 
 
-def _stepped(calls: Sequence[_Call], book: Ledger) -> tuple[list[Any], Ledger]:
+def _unsure_us(calls: Sequence[_Call], now: Moment) -> int:
+    """Calls of a key have the same limits, but while rules are exchanged."""
+    longest = 0
+    seen: Sequence[Limit] | None = None
+    for call in calls:
+        if call.limits is not seen:
+            seen = call.limits
+            longest = max(longest, ledger.unsure_us(seen, now))
+    return longest
+
+
+def _stepped(calls: Sequence[_Call], book: Ledger, now: Moment) -> tuple[list[Any], Ledger]:
     answers = []
     for call in calls:
-        answer, book = call.step(book)
+        answer, book = call.step(book, now)
         answers.append(answer)
     return answers, book
 

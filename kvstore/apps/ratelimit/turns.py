@@ -6,7 +6,7 @@ stored at once or not at all; a call that nobody else waits behind has a change 
 keys that are made at the same moment travel together.
 
 A turn is a generator: it yields a `kvstore.Change` or a `Read`, and is sent what came of it, which may be an
-error. So it says what to do and never waits; all the waiting is here, and no call or key has a task.
+error, or a `Pause`. So it says what to do and never waits; all the waiting is here, and no call has a task.
 
 Rules kept here:
 - one turn of a key at a time; whoever stopped waiting before a turn began is not in it;
@@ -40,7 +40,13 @@ class Read(NamedTuple):
     key: bytes
 
 
-Steps = Generator[Change | Read, Any, None]
+class Pause(NamedTuple):
+    """Go on after so many microseconds."""
+
+    us: int
+
+
+Steps = Generator[Change | Read | Pause, Any, None]
 
 
 class Call:
@@ -172,6 +178,9 @@ class Turns(Generic[_Call]):
             elif isinstance(step, Read):
                 self._background.start(self._read(queue, step))
                 return
+            elif isinstance(step, Pause):
+                self._background.start(self._pause(queue, step))
+                return
             else:
                 self._changes.append((queue, step))
                 return
@@ -231,6 +240,11 @@ class Turns(Generic[_Call]):
             came = error
         self._go_on(queue, came)
         self._send(loop)
+
+    async def _pause(self, queue: _Queue[_Call], pause: Pause) -> None:
+        await asyncio.sleep(pause.us / 1_000_000)
+        self._go_on(queue, None)
+        self._send(asyncio.get_running_loop())
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
         """Tell those who have waited long enough."""

@@ -13,12 +13,13 @@ from collections.abc import Generator, Sequence
 from typing import Any, cast
 
 from kvstore import Applied, Client, Entry
+from kvstore.apps.ratelimit import algorithms
 from kvstore.apps.ratelimit.background import Background
 from kvstore.apps.ratelimit.ledger import Verdict
 from kvstore.apps.ratelimit.limit import NEVER, Algorithm, Decision, Limit
-from kvstore.apps.ratelimit.machine import ClockUs
+from kvstore.apps.ratelimit.machine import Moment, Moments
 from kvstore.apps.ratelimit.registers import TTL_SPARE_S
-from kvstore.apps.ratelimit.turns import LINEAR, Call, Steps, Turns, read, settled
+from kvstore.apps.ratelimit.turns import LINEAR, Call, Pause, Steps, Turns, read, settled
 
 _KNOWN_MAX = 10_000
 """Keys whose use is remembered. Of others, a call over the limit costs a change, and not only a read."""
@@ -46,9 +47,9 @@ class _Call(Call):
 class WindowCounters:
     """Keys with one fixed window each."""
 
-    def __init__(self, kv: Client, *, clock: ClockUs, timeout_s: float, background: Background) -> None:
+    def __init__(self, kv: Client, *, moments: Moments, timeout_s: float, background: Background) -> None:
         self._kv = kv
-        self._clock = clock
+        self._moments = moments
         self._timeout_s = timeout_s
         self._known: OrderedDict[bytes, Used] = OrderedDict()
         self._turns: Turns[_Call] = Turns(kv, self._turn, background, timeout_s=timeout_s)
@@ -65,7 +66,7 @@ class WindowCounters:
     async def peek(self, key: bytes, limit: Limit) -> Verdict:
         """What is left now; nothing is charged."""
         entry = await self._kv.get(_name(key, limit), consistency=LINEAR, timeout=self._timeout_s)
-        index, left_us = self._window(limit)
+        index, left_us = _window(limit, self._moments())
         held, used = _used(entry)
         used = used if held >= index else 0
         return Verdict(True, (Decision(True, limit.amount - used, 0, left_us if used else 0),))
@@ -82,7 +83,11 @@ class WindowCounters:
 
     def _turn(self, name: bytes, calls: list[_Call]) -> Steps:
         limit = calls[0].limit  # its fingerprint is in the name, so all have the same
-        index, left_us = self._window(limit)
+        now = self._moments()
+        while unsure_us := algorithms.unsure_us(limit, now_us=now.us, doubt_us=now.doubt_us):
+            yield Pause(unsure_us)
+            now = self._moments()
+        index, left_us = _window(limit, now)
         held, used = self._known.get(name, (0, 0))
         used = used if held >= index else 0
         certain = False
@@ -119,10 +124,11 @@ class WindowCounters:
         if len(known) > _KNOWN_MAX:
             known.popitem(last=False)
 
-    def _window(self, limit: Limit) -> tuple[int, int]:
-        """Its number, and the microseconds left of it."""
-        index, into = divmod(self._clock(), limit.period_us)
-        return index, limit.period_us - into
+
+def _window(limit: Limit, now: Moment) -> tuple[int, int]:
+    """Its number, and the microseconds left of it."""
+    index, into = divmod(now.us, limit.period_us)
+    return index, limit.period_us - into
 
 
 def _name(key: bytes, limit: Limit) -> bytes:
