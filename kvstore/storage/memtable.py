@@ -26,7 +26,7 @@ _NONE: dict[bytes, bytes] = {}
 class Memtable:
     """Records by key, with their order, expiry and size."""
 
-    __slots__ = ("_sorted", "bytes", "due", "retired", "shards")
+    __slots__ = ("_popped", "_sorted", "bytes", "due", "retired", "shards")
 
     def __init__(self) -> None:
         self.shards: dict[bytes, dict[bytes, bytes]] = {}
@@ -39,6 +39,8 @@ class Memtable:
         """Expiry keys to take out of the base store's index."""
         self._sorted: dict[bytes, list[bytes]] = {}
         """Keys of scanned partitions in order; out of date when the partition has more."""
+        self._popped = b""
+        """What expires before this was taken out of the heap, or soon will be."""
 
     def count(self) -> int:
         """Records held."""
@@ -54,11 +56,14 @@ class Memtable:
         for skey, record in batch.items():
             shard = shards.get(skey[:PREFIX_BYTES])
             if shard is None:
-                shards[skey[:PREFIX_BYTES]] = {skey: record}
-            else:
-                shard[skey] = record
-            if record[8:16] != _ZERO8 and record[16] != _TOMBSTONE:
-                heapq.heappush(due, expiry_key(record[8:16], skey))
+                shard = shards[skey[:PREFIX_BYTES]] = {}
+            expires = record[8:16]
+            if expires != _ZERO8 and record[16] != _TOMBSTONE:
+                # A record that ends with the one it replaces is waited for already.
+                old = shard.get(skey)
+                if old is None or old[8:17] != record[8:17] or expires < self._popped:
+                    heapq.heappush(due, expiry_key(expires, skey))
+            shard[skey] = record
         self.bytes += written
 
     def scan(
@@ -132,6 +137,7 @@ class Memtable:
         """Take up to `limit` expiry keys whose instant is not later than `until_ms`."""
         found: list[bytes] = []
         bound = (until_ms + 1).to_bytes(8, "big")
+        self._popped = max(self._popped, bound)
         while self.due and len(found) < limit and self.due[0] < bound:
             found.append(heapq.heappop(self.due))
         return found

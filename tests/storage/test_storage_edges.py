@@ -215,6 +215,19 @@ def test_due_keys_come_in_order_and_once() -> None:
     assert len(table.due) == 50
 
 
+def test_a_record_that_ends_with_the_one_it_replaces_is_waited_for_once() -> None:
+    table, key = Memtable(), skey("k")
+    for version in range(1, 50):
+        table.absorb({key: value(version, expires_ms=NOW + 9)}, 1)
+    assert len(table.due) == 1
+    table.absorb({key: value(50, expires_ms=NOW + 5)}, 1)
+    assert len(table.due) == 2
+    assert len(table.pop_due(NOW + 9, 10)) == 2
+    # It came late: nobody waits for it any more.
+    table.absorb({key: value(51, expires_ms=NOW + 5)}, 1)
+    assert len(table.pop_due(NOW + 9, 10)) == 1
+
+
 def test_a_caller_that_distrusts_its_clock_expires_nothing() -> None:
     rig = StoreRig()
     store = rig.open()
