@@ -36,15 +36,13 @@ class Breaker:
 
     def admits(self, now_us: int) -> bool:
         """Whether to ask the store. After the pause one caller is let through, as the probe."""
-        match self._circuit:
-            case Circuit.CLOSED:
-                return True
-            case Circuit.OPEN | Circuit.HALF_OPEN if now_us >= self._until_us:
-                # A probe that never reports back must not keep the circuit open for ever.
-                self._circuit, self._until_us = Circuit.HALF_OPEN, now_us + self.pause_us
-                return True
-            case _:
-                return False
+        if self._circuit is Circuit.CLOSED:
+            return True
+        if now_us < self._until_us:
+            return False
+        # A probe that never reports back must not keep the circuit open for ever.
+        self._circuit, self._until_us = Circuit.HALF_OPEN, now_us + self.pause_us
+        return True
 
     def succeeded(self) -> None:
         """The store has answered."""

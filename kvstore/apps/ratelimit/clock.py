@@ -62,6 +62,10 @@ class StoreClock:
     def _drift_us(self, steady: int) -> int:
         return max(steady - self._learned_us, 0) * DRIFT_PPM // 1_000_000 if self._learned_us else 0
 
+    def is_due(self) -> bool:
+        """Whether to call `ready`."""
+        return self._compared_us is None or self._steady() >= self._next_us
+
     async def ready(self, kv: Client, background: Background, *, timeout_s: float) -> None:
         """Set it, if that is due; else see to it that it is compared. Raises errors.KVError."""
         now_us, compared_us = self._steady(), self._compared_us

@@ -53,7 +53,7 @@ class Verdict(NamedTuple):
     @property
     def reset_after_us(self) -> int:
         """Until nothing is remembered any more."""
-        return max(each.reset_after_us for each in self.decisions)
+        return max([each.reset_after_us for each in self.decisions])
 
     @property
     def delay_us(self) -> int:
@@ -67,6 +67,15 @@ def decide(
     """Ask all limits. Refused: the ledger that came in is returned, and nobody is charged."""
     now_us = max(now.us, ledger.seen_us)
     doubt_us = max(now.us + now.doubt_us - now_us, 0)
+    if len(limits) == 1:  # as most rules have it, and then there is nothing to compare
+        limit = limits[0]
+        state = ledger.states.get(limit.fingerprint, FRESH)
+        decision, after = algorithms.decide(
+            limit, state, now_us=now_us, cost=cost, lease=lease, doubt_us=doubt_us
+        )
+        if not decision.allowed:
+            return Verdict(False, (decision,)), ledger
+        return Verdict(True, (decision,)), Ledger(now_us, {limit.fingerprint: after} if after else {})
     found = [ledger.states.get(limit.fingerprint, FRESH) for limit in limits]
     asked = [
         algorithms.decide(limit, state, now_us=now_us, cost=cost, lease=lease, doubt_us=doubt_us)

@@ -97,30 +97,28 @@ class Counts:
     """What has happened since the start, by rule; the service shows it to Prometheus."""
 
     def __init__(self) -> None:
-        self._cells: dict[str, list[int]] = {}
-        self._local: dict[str, list[int]] = {}
+        self._cells: dict[Source, dict[str, list[int]]] = {source: {} for source in Source}
         self.renewals: dict[str, int] = dict.fromkeys(("granted", "refused", "failed"), 0)
         """Batches asked for ahead of need, by what came of it."""
 
     def of(self, rule: str, source: Source) -> list[int]:
         """How many were refused and how many allowed; for whoever counts."""
-        return self._cells.setdefault(f"{rule}/{source.value}", [0, 0])
-
-    def local(self, rule: str) -> list[int]:
-        """The same for what was decided from memory, at less cost."""
-        cell = self._local.get(rule)
+        cells = self._cells[source]
+        cell = cells.get(rule)
         if cell is None:
-            cell = self._local[rule] = self.of(rule, Source.LOCAL)
+            cell = cells[rule] = [0, 0]
         return cell
 
     @property
     def decisions(self) -> dict[tuple[str, Source, bool], int]:
         """By rule, what decided, and whether it was allowed."""
-        found: dict[tuple[str, Source, bool], int] = {}
-        for name, cell in self._cells.items():
-            rule, _, source = name.rpartition("/")
-            found |= {(rule, Source(source), bool(at)): count for at, count in enumerate(cell) if count}
-        return found
+        return {
+            (rule, source, bool(at)): count
+            for source, cells in self._cells.items()
+            for rule, cell in cells.items()
+            for at, count in enumerate(cell)
+            if count
+        }
 
 
 class Limiter:
@@ -174,36 +172,36 @@ class Limiter:
 
         Raises UnknownRule, errors.BadOption, errors.BadKey; the store's failures become outcomes.
         """
-        purse = self._purses.find((rule, key))
-        if purse is not None and type(cost) is int and cost > 0:
-            spent = self._spent(rule, key, cost, purse)
-            if spent is not None:
-                return spent
         if isinstance(cost, bool) or not isinstance(cost, int) or not 1 <= cost <= COST_MAX:
             raise errors.BadOption(option="cost", given=repr(cost)[:60], allowed=f"1 to {COST_MAX}")
-        found = self.rule(rule)
-        limits = found.limits_of(key)
+        found = self.rules.get(rule)
+        if found is None:
+            raise UnknownRule(rule=rule)
+        limits = found.overrides.get(key, found.limits)
+        if found.mode is Mode.LOCAL and (spent := self._spent(rule, key, limits, cost)) is not None:
+            return spent
         holder = self._holder(lease) if found.holds else 0
-        outcome = await self._guarded(found, key, lambda: self._take(found, key, limits, cost, holder))
+        outcome = await self._guarded(
+            found, key, limits, lambda: self._take(found, key, limits, cost, holder)
+        )
         if holder and outcome.allowed and not outcome.failed:
             outcome = outcome._replace(lease=f"{holder:016x}")
         self.counts.of(rule, outcome.source)[outcome.allowed] += 1
         return outcome
 
-    def _spent(self, rule: str, key: str, cost: int, purse: Purse) -> Outcome | None:
+    def _spent(self, rule: str, key: str, limits: tuple[Limit, ...], cost: int) -> Outcome | None:
         """A decision from memory: it needs no store, and says nothing of its health."""
-        found = self.rules.get(rule)
-        if found is None or found.mode is not Mode.LOCAL:
+        purse = self._purses.find((rule, key))
+        if purse is None:
             return None
         now_us = self._clock()
         verdict = purse.spend(cost, now_us)
         if verdict is None:
             return None
-        limits = found.overrides.get(key, found.limits)
         if purse.wants_more(now_us) and self.breaker.admits(now_us):
             purse.is_renewing = True
             self._background.start(self._renew(purse, limits))
-        self.counts.local(rule)[verdict.allowed] += 1
+        self.counts.of(rule, Source.LOCAL)[verdict.allowed] += 1
         return Outcome(rule, key, limits, verdict, Source.LOCAL)
 
     async def _renew(self, purse: Purse, limits: tuple[Limit, ...]) -> None:
@@ -229,7 +227,7 @@ class Limiter:
                 return await self._windows.peek(raw, limits[0])
             return await self._ledgers.peek(raw, limits)
 
-        return await self._guarded(found, key, look)
+        return await self._guarded(found, key, limits, look)
 
     async def reset(self, rule: str, key: str) -> None:
         """Forget a key. What other instances hold of it in local mode lasts until their leases end.
@@ -277,14 +275,15 @@ class Limiter:
             return await self._windows.take(raw, limits[0], cost)
         return await self._ledgers.take(raw, limits, cost, lease=lease)
 
-    async def _guarded(self, rule: Rule, key: str, ask: Callable[[], Awaitable[Verdict]]) -> Outcome:
+    async def _guarded(
+        self, rule: Rule, key: str, limits: tuple[Limit, ...], ask: Callable[[], Awaitable[Verdict]]
+    ) -> Outcome:
         """Ask behind the breaker; when nobody can tell, the rule's policy does."""
-        limits = rule.limits_of(key)
-        source = Source(rule.mode.value)
         if self.breaker.admits(self._clock()):
+            clock = self._store_clock
             try:
-                if self._store_clock is not None:
-                    await self._store_clock.ready(self._kv, self._background, timeout_s=self._timeout_s)
+                if clock is not None and clock.is_due():
+                    await clock.ready(self._kv, self._background, timeout_s=self._timeout_s)
                 verdict = await ask()
             except errors.BadRequest:
                 raise  # the caller's mistake, and no sign of the store's health
@@ -292,7 +291,8 @@ class Limiter:
                 self.breaker.failed(self._clock())
             else:
                 self.breaker.succeeded()
-                return Outcome(rule=rule.name, key=key, limits=limits, verdict=verdict, source=source)
+                source = Source.LOCAL if rule.mode is Mode.LOCAL else Source.STRICT
+                return Outcome(rule.name, key, limits, verdict, source)
         is_open = rule.on_failure is OnFailure.OPEN
         return Outcome(
             rule=rule.name,

@@ -170,10 +170,14 @@ class Ledgers:
             call.tell(answer)
 
     def _slot(self, key: bytes) -> _Slot:
-        slot = self._slots.setdefault(key, _Slot())
-        self._slots.move_to_end(key)
-        if len(self._slots) > _SLOTS_MAX:
-            self._slots.popitem(last=False)
+        slots = self._slots
+        slot = slots.get(key)
+        if slot is not None:
+            slots.move_to_end(key)
+            return slot
+        slot = slots[key] = _Slot()
+        if len(slots) > _SLOTS_MAX:
+            slots.popitem(last=False)
         return slot
 
 

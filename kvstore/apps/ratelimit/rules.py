@@ -73,8 +73,12 @@ class Rule:
     """Local: what is not spent by then is forfeited."""
     instances: int = 1
     """Local: how many services share the rule; it enters the bound alone."""
+    holds: bool = field(init=False, repr=False, compare=False)
+    """Calls hold a lease that they give back."""
 
     def __post_init__(self) -> None:
+        every = (limit for limits in (self.limits, *self.overrides.values()) for limit in limits)
+        object.__setattr__(self, "holds", any(each.algorithm is Algorithm.CONCURRENCY for each in every))
         if not NAME.fullmatch(self.name):
             raise _bad("name", self.name, "a-z, 0-9, - and _, at most 64")
         if not 1 <= self.batch <= 1_000_000 or not 1 <= self.instances <= 10_000 or self.lease_us < 1:
@@ -97,12 +101,6 @@ class Rule:
     def limits_of(self, key: str) -> tuple[Limit, ...]:
         """The limits of one key."""
         return self.overrides.get(key, self.limits)
-
-    @property
-    def holds(self) -> bool:
-        """Whether calls hold a lease that they give back."""
-        every = (self.limits, *self.overrides.values())
-        return any(limit.algorithm is Algorithm.CONCURRENCY for limits in every for limit in limits)
 
     def over_admission_max(self, limit: Limit) -> int:
         """The most that one of the limits may be exceeded by, as long as the store can be asked."""
