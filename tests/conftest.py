@@ -12,6 +12,7 @@ import socket
 from collections.abc import Callable, Iterator, Mapping
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from kvstore_cli.about import is_compiled
 
@@ -19,6 +20,10 @@ _EPHEMERAL_FROM = 32_768
 """Below this the kernel hands no port to an outgoing connection, so what was free stays free."""
 _PORTS_FROM = 20_000
 _WORKERS_MAX = 6
+
+# Tests run beside whatever else the machine does: how long an example takes says nothing of it.
+settings.register_profile("kvstore", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("kvstore")
 
 if os.environ.get("KV_TEST_LOOP") == "uvloop":
     import uvloop

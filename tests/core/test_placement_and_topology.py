@@ -56,7 +56,7 @@ def test_every_node_owns_k_or_k_plus_one_and_leads_its_part(count: int, replicas
 CHANGES = st.lists(st.sampled_from(["join", "leave", "leave two", "replace"]), min_size=1, max_size=6)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(3, 7), CHANGES)
 def test_a_change_moves_hardly_more_than_it_must(count: int, changes: list[str]) -> None:
     """What must move: what the leavers owned, or the newcomer's share; whichever is more."""

@@ -195,7 +195,7 @@ STEPS = st.lists(st.dictionaries(KEYS, st.binary(max_size=40), max_size=12), max
 
 
 @pytest.mark.parametrize("kind", ENGINES)
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(steps=STEPS, start=KEYS, stop=KEYS, limit=st.integers(1, 5), bytes_max=st.integers(1, 300))
 def test_an_engine_is_a_sorted_dict(
     kind: str,

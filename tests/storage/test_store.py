@@ -92,7 +92,7 @@ def test_highest_version_counts_everything_stored_and_survives(tmp_path: Path) -
     store.close()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     steps=st.lists(st.tuples(st.integers(0, 5), st.integers(1, 30), st.booleans()), max_size=40),
     table=st.sampled_from([1, 200, 1 << 30]),
@@ -120,7 +120,7 @@ def test_counts_are_exact(steps: list[tuple[int, int, bool]], table: int) -> Non
 # --- scanning -----------------------------------------------------------------------------
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     layers=st.lists(
         st.dictionaries(st.integers(0, 30), st.integers(1, 60), max_size=15), min_size=3, max_size=3
