@@ -5,7 +5,8 @@ can do. A program has a client library: kvstore here, `aetcd` (asyncio over grpc
 etcd. Each side has one process with so many tasks that wait for one answer each.
 
 `--own-tool` adds etcd's own generator, `etcdctl check perf --load l`: 500 clients, keys of 256 bytes and
-values of 1 KiB, one minute; with `--value-bytes 1024 --callers 500` ours is asked for about the same.
+values of 1 KiB, one minute; with `--callers 500 --key-bytes 256 --value-bytes 1024` ours is asked for the
+same, but that its keys are there already.
 """
 
 from __future__ import annotations
@@ -61,18 +62,19 @@ async def _measure(asked: dict[str, Any]) -> dict[str, dict[str, float]]:
     connect = _ours if asked["store"] == "ours" else _theirs
     calls = await connect(asked["addresses"], random.Random(1).randbytes(asked["value_bytes"]))
     put = calls["put"]
+    keys = [(b"key:%d:" % number).ljust(asked["key_bytes"], b"k") for number in range(KEYS)]
 
     async def load(first: int) -> None:
         for number in range(first, KEYS, LOADERS):
-            await put(b"key:%d" % number, number)
+            await put(keys[number], number)
 
     async with asyncio.TaskGroup() as tasks:
         for first in range(LOADERS):
             tasks.create_task(load(first))
-    return {name: await _pressed(call, asked) for name, call in calls.items()}
+    return {name: await _pressed(call, keys, asked) for name, call in calls.items()}
 
 
-async def _pressed(call: _Call, asked: dict[str, Any]) -> dict[str, float]:
+async def _pressed(call: _Call, keys: list[bytes], asked: dict[str, Any]) -> dict[str, float]:
     took: list[float] = []
     began = perf_counter()
     until = began + asked["seconds"]
@@ -80,7 +82,7 @@ async def _pressed(call: _Call, asked: dict[str, Any]) -> dict[str, float]:
     async def drive(task: int) -> None:
         dice = random.Random(task)
         while (before := perf_counter()) < until:
-            await call(b"key:%d" % dice.randrange(KEYS), task)
+            await call(keys[dice.randrange(KEYS)], task)
             took.append(perf_counter() - before)
 
     async with asyncio.TaskGroup() as tasks:
@@ -113,6 +115,7 @@ def _asked(
         "addresses": target.addresses,
         "callers": callers,
         "seconds": options.seconds,
+        "key_bytes": options.key_bytes,
         "value_bytes": options.value_bytes,
     }
     command = [sys.executable, __file__, "--worker", json.dumps(asked)]
@@ -141,6 +144,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=4.0, help="of each kind of call")
     parser.add_argument("--callers", type=int, nargs="+", default=[50, 200])
+    parser.add_argument("--key-bytes", type=int, default=16)
     parser.add_argument("--value-bytes", type=int, default=100)
     parser.add_argument(
         "--own-tool", action="store_true", help="etcdctl check perf as well, a minute a round"
