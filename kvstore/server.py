@@ -275,6 +275,9 @@ def found_cluster(
     return topology
 
 
+_PORT_TRIES = 3
+
+
 @asynccontextmanager
 async def local_nodes(
     directory: Path,
@@ -286,14 +289,23 @@ async def local_nodes(
     log_level: str = "error",
 ) -> AsyncIterator[LocalNodes]:
     """Run `count` nodes in this process until the block ends."""
-    topology = found_cluster(
-        directory, free_ports(2 * count), cluster_id=cluster_id, replicas=replicas, partitions=partitions
-    )
-    async with asyncio.TaskGroup() as tasks:
-        local = LocalNodes(directory, topology, tasks, log_level)
+    for tries_left in reversed(range(_PORT_TRIES)):
+        topology = found_cluster(
+            directory, free_ports(2 * count), cluster_id=cluster_id, replicas=replicas, partitions=partitions
+        )
+        started = False
         try:
-            for member in topology.nodes:
-                await local.start(member.number)
-            yield local
-        finally:
-            await local.stop_all()
+            async with asyncio.TaskGroup() as tasks:
+                local = LocalNodes(directory, topology, tasks, log_level)
+                try:
+                    for member in topology.nodes:
+                        await local.start(member.number)
+                    started = True
+                    yield local
+                finally:
+                    await local.stop_all()
+            return
+        except* errors.PortInUse:
+            # Somebody took one between our look and our use of it: they are looked for anew.
+            if started or not tries_left:
+                raise
