@@ -10,6 +10,7 @@ import pytest
 
 import kvstore
 from kvstore import errors, server
+from kvstore.io.net import free_ports
 
 
 def ports_with_a_taken_one(taken: int, times: int) -> Callable[[int], list[int]]:
@@ -19,12 +20,11 @@ def ports_with_a_taken_one(taken: int, times: int) -> Callable[[int], list[int]]
     def look(count: int) -> list[int]:
         nonlocal looks
         looks += 1
-        found = honest(count)
+        found = free_ports(count)
         if looks <= times:
             found[-2] = taken  # of the last node, for clients
         return found
 
-    honest = server.free_ports
     return look
 
 
