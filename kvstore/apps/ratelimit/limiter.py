@@ -174,10 +174,8 @@ class Limiter:
         """
         if isinstance(cost, bool) or not isinstance(cost, int) or not 1 <= cost <= COST_MAX:
             raise errors.BadOption(option="cost", given=repr(cost)[:60], allowed=f"1 to {COST_MAX}")
-        found = self.rules.get(rule)
-        if found is None:
-            raise UnknownRule(rule=rule)
-        limits = found.overrides.get(key, found.limits)
+        found = self.rule(rule)
+        limits = found.limits_of(key)
         if found.mode is Mode.LOCAL and (spent := self._spent(rule, key, limits, cost)) is not None:
             return spent
         holder = self._holder(lease) if found.holds else 0
