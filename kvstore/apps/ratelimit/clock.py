@@ -40,11 +40,10 @@ class StoreClock:
 
     def __init__(self, steady: ClockUs = steady_us) -> None:
         self._steady = steady
-        self._compared_us: int | None = None
         self._turn = asyncio.Lock()
         self._next_us = 0
         """When to compare beside the decisions."""
-        self._learned_us = 0
+        self._learned_us: int | None = None
         self._least_us = self._most_us = 0
         """What the nodes are ahead by, as of then."""
 
@@ -60,18 +59,19 @@ class StoreClock:
         return Moment(steady + self._least_us - drift, self._most_us - self._least_us + 2 * drift)
 
     def _drift_us(self, steady: int) -> int:
-        return max(steady - self._learned_us, 0) * DRIFT_PPM // 1_000_000 if self._learned_us else 0
+        learned_us = self._learned_us
+        return 0 if learned_us is None else max(steady - learned_us, 0) * DRIFT_PPM // 1_000_000
 
     def is_due(self) -> bool:
         """Whether to call `ready`."""
-        return self._compared_us is None or self._steady() >= self._next_us
+        return self._learned_us is None or self._steady() >= self._next_us
 
     async def ready(self, kv: Client, background: Background, *, timeout_s: float) -> None:
         """Set it, if that is due; else see to it that it is compared. Raises errors.KVError."""
-        now_us, compared_us = self._steady(), self._compared_us
-        if compared_us is None or now_us - compared_us >= STALE_US:
+        now_us, learned_us = self._steady(), self._learned_us
+        if learned_us is None or now_us - learned_us >= STALE_US:
             async with self._turn:
-                if self._compared_us == compared_us:
+                if self._learned_us == learned_us:
                     await self.compare(kv, timeout_s=timeout_s)
         elif now_us >= self._next_us:
             self._next_us = now_us + EVERY_US
@@ -84,7 +84,6 @@ class StoreClock:
         heard_us = self._steady()
         if done.expires_at is not None:
             self.learn(round((done.expires_at - _TTL_S) * 1_000_000), sent_us=sent_us, heard_us=heard_us)
-        self._compared_us = heard_us
         self._next_us = heard_us + EVERY_US
 
     def learn(self, told_us: int, *, sent_us: int, heard_us: int) -> None:
@@ -92,7 +91,7 @@ class StoreClock:
         least, most = told_us - heard_us - _GRAIN_US, told_us - sent_us + _GRAIN_US
         if least > most:
             return
-        if self._learned_us:
+        if self._learned_us is not None:
             drift = self._drift_us(heard_us)
             both = max(least, self._least_us - drift), min(most, self._most_us + drift)
             # Else it is another node's time, or its clock was set.
