@@ -5,6 +5,7 @@ Why nothing has to be kept by anybody else: docs/decisions/0004-a-record-promise
 
 Rules kept here:
 - a lead is taken by one round, and is there again only when that round was accepted by a majority;
+- an owner that refuses our record ends the lead: it promised more, and only a prepare gets above that;
 - leads end with the owners they were won from.
 """
 
@@ -39,6 +40,10 @@ class Leads:
         ballots[key] = ballot
         if len(ballots) > self._capacity:
             del ballots[next(iter(ballots))]
+
+    def drop(self, key: bytes) -> None:
+        """An owner refused our record: the next round prepares."""
+        self._ballots.pop(key, None)
 
     def __len__(self) -> int:
         return len(self._ballots)

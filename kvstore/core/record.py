@@ -24,8 +24,8 @@ import struct
 from enum import Enum
 
 from kvstore.core import counters
+from kvstore.core.window import continues, value_at
 from kvstore.core.window import is_well_formed as window_is_well_formed
-from kvstore.core.window import value_at
 from kvstore.types import Kind, Millis, OperationId, Version
 
 _HEADER = struct.Struct(">QQBB16sI")
@@ -218,22 +218,33 @@ def fuller(record: bytes, other: bytes) -> bool:
 def reclaim(record: bytes) -> bytes:
     """The tombstone that takes an expired record's place: same version and expiry, no value.
 
-    A strong record's window of outcomes stays: a retry may still ask for its own.
+    A strong record's window of outcomes stays: a retry may still ask for its own. Of a counter nothing
+    stays, and what holds no totals is none.
     """
     version, expires_ms, _, flags, operation, revision = _HEADER.unpack_from(record)
+    flags &= ~FLAG_COUNTER
     header = _HEADER.pack(version, expires_ms, _TOMBSTONE, flags | FLAG_RECLAIMED, operation, revision)
     if flags & FLAG_STRONG:
         return header + record[HEADER_BYTES : value_at(record, HEADER_BYTES)]
     return header
 
 
-def is_well_formed(record: bytes) -> bool:
-    """Whether bytes from outside can be a record at all."""
+def is_well_formed(record: bytes, held: bytes | None = None) -> bool:
+    """Whether bytes from outside can be a record at all.
+
+    `held`: a well-formed record of the same key, before it, if there is one; the answer comes sooner then.
+    """
     return (
         len(record) >= HEADER_BYTES
         and 1 <= record[_AT_KIND] <= _KINDS
         and record[:8] != bytes(8)
-        and (not record[_AT_FLAGS] & FLAG_STRONG or window_is_well_formed(record, HEADER_BYTES))
+        and (not record[_AT_FLAGS] & FLAG_STRONG or _has_window(record, held))
         and (record[_AT_KIND] == _COUNTER) == bool(record[_AT_FLAGS] & FLAG_COUNTER)
         and (not record[_AT_FLAGS] & FLAG_COUNTER or counters.is_well_formed(record[HEADER_BYTES:]))
     )
+
+
+def _has_window(record: bytes, held: bytes | None) -> bool:
+    if held is not None and held[_AT_FLAGS] & FLAG_STRONG and continues(record, held, HEADER_BYTES):
+        return True
+    return window_is_well_formed(record, HEADER_BYTES)

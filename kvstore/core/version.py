@@ -79,6 +79,11 @@ class HybridClock:
             self._check(version, now_ms)
             self.last = Version(version)
 
+    def note(self, version: int, now_ms: int) -> None:
+        """As `observe`, of what was only read: a version too far ahead is left alone."""
+        if self.last < version and millis_of(version) - now_ms <= self.drift_ms_max:
+            self.last = Version(version)
+
     def _check(self, version: int, now_ms: int) -> None:
         ahead_ms = millis_of(version) - now_ms
         if ahead_ms > self.drift_ms_max:

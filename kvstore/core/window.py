@@ -122,6 +122,11 @@ def time_of(operation: bytes) -> int:
     return int.from_bytes(operation[:6], "big")
 
 
+def second_name(operation: OperationId) -> OperationId:
+    """Another id for what an operation tries once more, of the same time; always the same one."""
+    return OperationId(operation[:6] + bytes(each ^ 0xFF for each in operation[6:]))
+
+
 def encode(changed: int, window: Window, value: bytes) -> bytes:
     """The payload of a strong record."""
     return b"".join(
@@ -166,10 +171,38 @@ def is_well_formed(record: bytes, offset: int) -> bool:
         return True
     at, stop = begin, begin + size
     for _ in range(count):
-        if at + _ENTRY_BYTES > stop:
+        at += _ENTRY_BYTES
+        if at > stop:
             return False
-        at += _ENTRY_BYTES + int.from_bytes(record[at + _LENGTH_AT : at + _ENTRY_BYTES], "big")
+        # One byte, nearly always; compiled, a look at a byte makes no object, and there may be 128 of these.
+        length = record[at - 1]
+        if record[at - 2] or record[at - 3] or record[at - 4]:
+            length = int.from_bytes(record[at - 4 : at], "big")
+        at += length
     return bool(at == stop)
+
+
+def continues(record: bytes, held: bytes, offset: int) -> bool:
+    """Whether the window in `record` is that in `held`, less its oldest outcomes, and one newer outcome.
+
+    That is what nearly every record of a key is to the one before it, and is told by a comparison. Both
+    windows begin at `offset`; that in `held` is well-formed, and then the other one is.
+    """
+    begin = offset + HEAD_BYTES
+    if len(record) < begin or len(held) < begin:
+        return False
+    _, _, count, size = _HEAD.unpack_from(record, offset)
+    _, _, held_count, held_size = _HEAD.unpack_from(held, offset)
+    dropped = held_count + 1 - count
+    if not 0 <= dropped <= held_count:
+        return False
+    at, stop = begin, begin + held_size
+    for _ in range(dropped):
+        at += _ENTRY_BYTES + int.from_bytes(held[at + _LENGTH_AT : at + _ENTRY_BYTES], "big")
+    newest = begin + stop - at
+    end = newest + _ENTRY_BYTES
+    end += int.from_bytes(record[newest + _LENGTH_AT : end], "big")
+    return end == begin + size <= len(record) and record.startswith(held[at:stop], begin)
 
 
 def emptied(payload: bytes) -> bytes:

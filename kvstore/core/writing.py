@@ -65,7 +65,7 @@ class WriteDecision:
         refusals = self._refusals or []
         if len(refusals) == len(tally.replicas):
             if Applied.DISK_FULL in refusals:
-                return errors.DiskFull(free="too few", reserve="the configured bytes")
+                return no_space()
             if Applied.REFUSED in refusals:
                 return errors.ClockSkew(ahead_ms="too many", maximum="the configured")
             return errors.StaleEpoch(theirs="older", ours="newer")
@@ -75,3 +75,8 @@ class WriteDecision:
             acked=len(tally.acked),
             missing=" ".join(f"n{node}" for node in tally.missing),
         )
+
+
+def no_space() -> errors.DiskFull:
+    """What replicas that are too full to store it come to; how full each is was not told."""
+    return errors.DiskFull(free="too few", reserve="the configured bytes")

@@ -168,7 +168,8 @@ class Group:
             raise
 
     def _interval_due(self) -> bool:
-        return self._interval_ms > 0 and self.now_ms - self._synced_ms >= self._interval_ms
+        # A clock that was set back says nothing of how long it has been.
+        return self._interval_ms > 0 and not 0 <= self.now_ms - self._synced_ms < self._interval_ms
 
     def _cut(self) -> bytes | None:
         """Move what is staged into flight; its bytes for the log, if there is anything to write."""
@@ -182,7 +183,8 @@ class Group:
             self._cut_part()
         self._flying_ceiling = ceiling
         self._flying_counts = (self.keys, self.tombstones)
-        self._flying_retired, self.staged_retired = self.staged_retired, []
+        if not self.staged:  # else some of it belongs to what is left
+            self._flying_retired, self.staged_retired = self.staged_retired, []
         return segment.encode_batch(ceiling, self.keys, self.tombstones, self.flying)
 
     def _cut_part(self) -> None:
@@ -237,6 +239,7 @@ class Group:
     def _land(self) -> list[Done]:
         """The job of the group ended well: its records are visible from now on."""
         self._busy = False
+        self._log.landed()
         if self._flying_sync:
             self.fsyncs += 1
             self._log.confirm(self._log.sequence)
@@ -248,8 +251,9 @@ class Group:
         waiters, self._flying_waiters = self._flying_waiters, []
         if self.flying:
             batch, self.flying = self.flying, {}
+            retired, self._flying_retired = self._flying_retired, []
             # Last, because the store may commit something from in there.
-            self._holder.absorb(batch, self._flying_bytes, self._flying_retired)
+            self._holder.absorb(batch, self._flying_bytes, retired)
         return waiters
 
     def fail(self, cause: BaseException) -> None:

@@ -158,7 +158,7 @@ def verify(files: Files, directory: str) -> Report:
         after: tuple[int, int] | None = None
         for number in numbers:
             path = recovery.segment_path(where, number)
-            report, after = _verify_segment(files, path, after, is_last=number == numbers[-1])
+            report, after = _verify_segment(files, path, number, after, is_last=number == numbers[-1])
             reports.append(report)
     problems = [f"{report.path} at byte {report.end}: {report.reason}" for report in reports if report.reason]
     if not reports:
@@ -171,7 +171,7 @@ def verify(files: Files, directory: str) -> Report:
 
 
 def _verify_segment(
-    files: Files, path: str, after: tuple[int, int] | None, *, is_last: bool
+    files: Files, path: str, number: int, after: tuple[int, int] | None, *, is_last: bool
 ) -> tuple[SegmentReport, tuple[int, int] | None]:
     """Judge one segment; `after` is the sequence number and checksum it has to continue from."""
     data = files.read(path)
@@ -183,7 +183,9 @@ def _verify_segment(
     assert isinstance(end, tail.End), "tail.read ends with an End"
     payloads = [record.payload for record in found if isinstance(record, tail.Found)]
     offset, verdict, reason = end.offset, end.verdict, end.reason
-    if after is not None and (header.first_sequence, header.chain) != after:
+    if header.number != number:
+        offset, verdict, reason = 0, Verdict.CORRUPT, f"its header is that of segment {header.number}"
+    elif after is not None and (header.first_sequence, header.chain) != after:
         offset, verdict = 0, Verdict.CORRUPT
         reason = f"it begins at record {header.first_sequence} and does not continue the segment before it"
     report = SegmentReport(

@@ -187,9 +187,10 @@ class LmdbEngine:
 
     def seal(self, mark: Mark | None) -> Callable[[], None]:
         """End the slice; the job commits it, and with a mark syncs everything."""
-        env, writer, self._writer = self._env, self._writer, None
+        env, writer = self._env, self._writer
         if mark is not None:
             _translated(lambda: writer.put(_MARK_KEY, _encode_mark(mark), db=self._meta))
+        self._writer = None  # not before: who is told to grow must abort it
 
         def job() -> None:
             _translated(writer.commit)

@@ -64,16 +64,19 @@ def _open_locked(
     owner = cluster + ours.node.to_bytes(2, "big")
     logs = f"{directory}/{identities.WAL_DIR}"
     files.make_dir(logs)
-    files.make_dir(f"{directory}/{identities.BASE_DIR}")
+    base = f"{directory}/{identities.BASE_DIR}"
+    files.make_dir(base)
     files.sync_dir(directory)
+    if not engine.outlives_process and files.list_dir(base):
+        # It would delete the log on the word of a base store that forgets.
+        reason = "it holds a durable store, which `engine = memory` would lose; set `engine = lmdb`"
+        raise errors.DataDirUnusable(path=directory, reason=reason)
     engine.open()
     # Its file may be new; segments will be deleted on its word.
-    files.sync_dir(f"{directory}/{identities.BASE_DIR}")
+    files.sync_dir(base)
     mark = engine.mark()
     if mark.owner not in (b"", owner):
-        raise errors.DataDirForeign(
-            path=f"{directory}/{identities.BASE_DIR}", expected=str(ours), found=f"owner {mark.owner.hex()}"
-        )
+        raise errors.DataDirForeign(path=base, expected=str(ours), found=f"owner {mark.owner.hex()}")
     if not engine.outlives_process:
         mark = recovery.first_mark(files, logs)
     salted = Owner(cluster, ours.node, bytes.fromhex(ours.secret))
@@ -84,6 +87,7 @@ def _open_locked(
         files=files, directory=logs, owner=salted, segment_bytes=options.segment_bytes, recovered=recovered
     )
     log.begin()()
+    log.landed()
     wal.remove_all(files, logs, recovered.needless)
     covered = log.release(mark.position)
     if covered is not None:

@@ -97,12 +97,17 @@ class Promises:
         self.live[skey] = ballot
         self._stage(skey, entry(ballot))
 
-    def end(self, skey: bytes) -> None:
-        """A record that says as much is being stored."""
-        self._stage(skey, entry(self.live.pop(skey), over=True))
+    def kept_by(self, skey: bytes, record: bytes) -> None:
+        """A strong record was staged: one that says as much as a promise ends it."""
+        ballot = self.live.get(skey)
+        if ballot is not None and records.version_of(record) >= ballot:
+            del self.live[skey]
+            self._stage(skey, entry(ballot, over=True))
 
     def _stage(self, skey: bytes, what: bytes) -> None:
+        """Last of all: a group that is cut in two must not tell of the end without what ended it."""
         group, key = self._group, key_of(skey)
+        group.staged.pop(key, None)
         group.staged[key] = what
         group.staged_bytes += len(key) + len(what)
         group.highest = max(group.highest, what[:8])

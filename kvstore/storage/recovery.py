@@ -208,14 +208,17 @@ def _replay(
 
 
 def _close_tail(files: Files, path: str, data: bytes, end: tail.End, state: Recovered) -> None:
-    """Give back what is behind the last record; nothing is ever appended to this file again."""
+    """Give back what is behind the last record; nothing is ever appended to this file again.
+
+    What was read may be in the page cache only, and is served from now on: it is synced in any case.
+    """
     if end.verdict is Verdict.TORN:
         state.torn = f"{path}.{end.offset}.torn"
         files.write_atomic(state.torn, data[end.offset : tail.written_end(data, end.offset)])
-    if end.offset < len(data):
-        file = files.open(path)
-        try:
+    file = files.open(path)
+    try:
+        if end.offset < len(data):
             file.truncate(end.offset)
-            file.sync()
-        finally:
-            file.close()
+        file.sync()
+    finally:
+        file.close()

@@ -191,6 +191,8 @@ class Store:
             return _DISK_FULL
         group.now_ms = now_ms
         self._stage(skey, record, old)
+        if self._promised and record[17] & records.FLAG_STRONG:
+            self.promises.kept_by(skey, record)
         if version > group.highest:  # noqa: PLR1730  half the price of max()
             group.highest = version
         if old is None or old[16] == _TOMBSTONE:
@@ -200,15 +202,8 @@ class Store:
         return _REPLACED if old[8:16] == _ZERO8 or old[8:16] > now_ms.to_bytes(8, "big") else _APPLIED
 
     def _is_promised_away(self, skey: bytes, record: bytes, *, repair: bool) -> bool:
-        """Whether a live promise stands against a plain write. A record that says as much as it ends it."""
-        at = self._promised.get(skey)
-        if at is None:
-            return False
-        if not record[17] & records.FLAG_STRONG:
-            return not repair
-        if int.from_bytes(record[:8], "big") >= at:
-            self.promises.end(skey)
-        return False
+        """Whether a live promise stands against a plain write."""
+        return not repair and not record[17] & records.FLAG_STRONG and skey in self._promised
 
     def _not_newer(self, record: bytes, old: bytes, *, repair: bool) -> int:
         if not repair and old[17] & records.FLAG_STRONG and not record[17] & records.FLAG_STRONG:
@@ -279,9 +274,15 @@ class Store:
         reclaimed = 0
         if not expire:
             return 0
-        for key in self._tables.take_due(now_ms, self._options.expiry_keys_per_tick):
+        due, based = self._tables.take_due(now_ms, self._options.expiry_keys_per_tick)
+        for key in (*due, *based):
             expires, skey = split_expiry_key(key)
-            reclaimed += self._reclaim(skey, expires)
+            try:
+                reclaimed += self._reclaim(skey, expires)
+            except errors.DamagedRecord:
+                continue  # whoever asks for it is told; others are not disturbed
+        # Done with, or left behind by a crash, which forgets what was retired.
+        self._group.staged_retired += based
         if reclaimed:
             # Nobody waits for it; a failure reaches everybody through `on_failure`.
             self.commit(lambda _error: None)

@@ -54,6 +54,8 @@ class Tables:
         self._group: Group | None = None
         self._flush: Flush | None = None
         self._stopped = False
+        self._awaits_sync = False
+        """The flush of the frozen table begins when the log is synced up to its mark."""
         self._due_after = b""
         """Expiry keys of the base store up to here were taken since the last flush."""
         self.table = table
@@ -82,8 +84,12 @@ class Tables:
         sources.append(self.table.scan(start, stop, limit=limit, bytes_max=bytes_max))
         return merge_pages(sources, limit=limit, bytes_max=bytes_max)
 
-    def take_due(self, now_ms: int, limit: int) -> list[bytes]:
-        """Up to `limit` expiry keys that are due; each is given once in this process's life, or so."""
+    def take_due(self, now_ms: int, limit: int) -> tuple[list[bytes], list[bytes]]:
+        """Up to `limit` expiry keys that are due: of memory, and of the base store's index.
+
+        Each is given once in this process's life, or so.
+        """
+        based: list[bytes] = []
         due = self.table.pop_due(now_ms, limit)
         if self.frozen is not None:
             due += self.frozen.pop_due(now_ms, limit - len(due))
@@ -92,8 +98,7 @@ class Tables:
             if based:
                 # The next flush takes them out of the index; until then they must not be met again.
                 self._due_after = based[-1]
-            due += based
-        return due
+        return due, based
 
     def first_due(self) -> bytes | None:
         """The first expiry key that is left."""
@@ -124,8 +129,10 @@ class Tables:
                 self._log.keep_spare(self._flusher, self._reserve.ran_out)
 
     def may_write(self) -> bool:
-        """Whether memory has room for another batch."""
-        return self.frozen is None or self.memory_bytes() < STALL_TABLES * self._table_bytes
+        """Whether memory has room for another batch. A flush that waits for a sync needs one to begin."""
+        return (
+            self.frozen is None or self._awaits_sync or self.memory_bytes() < STALL_TABLES * self._table_bytes
+        )
 
     def tick(self) -> None:
         """Try again what a full disk held up."""
@@ -150,15 +157,22 @@ class Tables:
         )
         if self._log.synced >= mark.position:
             flush.start()
-        else:
-            group.commit(lambda error: flush.start() if error is None else None, sync=True)
+            return
+
+        def synced(error: BaseException | None) -> None:
+            self._awaits_sync = False
+            if error is None:
+                flush.start()
+
+        self._awaits_sync = True
+        group.commit(synced, sync=True)
 
     def _mark(self) -> Mark:
         group = self._group
         assert group is not None
         return Mark(
             position=group.landed,
-            segment=self._log.number,
+            segment=self._log.standing,
             highest_version=int.from_bytes(group.highest, "big"),
             ceiling=group.ceiling,
             keys=group.landed_counts[0],

@@ -91,6 +91,8 @@ class Log:
         self._spare_bytes = 0
         """Reserved of it."""
         self._spare_asked = False
+        self.standing = recovered.number
+        """The newest segment that is there: that of the last job that ended well."""
         self.sequence = recovered.sequence
         """The last sequence number given out."""
         self.synced = recovered.sequence
@@ -141,6 +143,10 @@ class Log:
         """The job that syncs what was written."""
         return self._tape.sync
 
+    def landed(self) -> None:
+        """The last job has ended well, and no other was asked for yet."""
+        self.standing = self._number
+
     def confirm(self, sequence: int) -> None:
         """A job that synced everything up to `sequence` has ended well."""
         self.synced = max(self.synced, sequence)
@@ -172,8 +178,8 @@ class Log:
         that did not work. The log has up to half a segment left then, and the next call tries again.
         """
         reserved, due = self._spare_bytes, 2 * (2 * self._offset - self._capacity)
-        if self._spare_asked or due <= reserved:
-            return
+        if self._spare_asked or due <= reserved or self.standing != self._number:
+            return  # the spare that was taken last may still have its name
         self._spare_asked = True
         path, size = f"{self._directory}/{_SPARE}", self._segment_bytes
         step = min(max(due - reserved, RESERVE_STEP_BYTES), size - reserved)
@@ -210,8 +216,13 @@ class Log:
             raise
 
     def release(self, position: int) -> Job | None:
-        """The job that deletes segments which hold nothing after `position`, oldest first."""
-        gone = [part for part in self._segments if part.last_sequence <= position]
+        """The job that deletes segments which hold nothing after `position`, oldest first.
+
+        The newest that stands stays: without any, recovery could not tell an end from a loss.
+        """
+        gone = [
+            part for part in self._segments if part.last_sequence <= position and part.number < self.standing
+        ]
         if not gone:
             return None
         self._segments = self._segments[len(gone) :]

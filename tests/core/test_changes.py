@@ -265,6 +265,7 @@ def test_a_window_comes_out_as_it_went_in(
     held = Window(dropped).adding(entries)
     assert held.entries == tuple(entries)
     payload = window.encode(changed, held, value)
+    assert window.is_well_formed(payload, 0)
     assert window.decode(payload) == (changed, held, value)
     assert window.changed_of(payload) == changed
     assert payload[window.value_at(payload) :] == value
@@ -293,6 +294,46 @@ def test_a_window_whose_lengths_do_not_add_up_is_told() -> None:
             versions=[Version(2)],
             now_ms=NOW,
         )
+
+
+@pytest.mark.parametrize("size", [3, 255, 256, 65_536])
+@pytest.mark.parametrize("byte", range(4))
+def test_each_byte_of_a_length_counts(size: int, byte: int) -> None:
+    news = [(op(n), Outcome(APPLIED, Version(n), bytes(size))) for n in (1, 2)]
+    payload = bytearray(window.encode(1, Window().adding(news), b"v"))
+    assert window.is_well_formed(bytes(payload), 0)
+    at = payload.index(size.to_bytes(4, "big"), window.HEAD_BYTES + 25)
+    payload[at + byte] ^= 1
+    assert not window.is_well_formed(bytes(payload), 0)
+
+
+NEWS = st.tuples(st.binary(min_size=16, max_size=16).map(OperationId), OUTCOMES)
+
+
+@given(st.sampled_from([0, 1, 120, ENTRIES_MAX]), ENTRIES, NEWS, st.binary(max_size=9))
+def test_a_window_continues_the_one_before_it(
+    older: int, entries: list[tuple[OperationId, Outcome]], newest: tuple[OperationId, Outcome], value: bytes
+) -> None:
+    before = Window().adding([(op(n), Outcome(0, Version(1), bytes(n % 3))) for n in range(older)] + entries)
+    after = before.adding([newest])
+    held = window.encode(1, before, b"some value")
+    assert window.continues(b"head" + window.encode(2, after, value), b"HEAD" + held, 4)
+    for number in range(0, len(after.raw), 7):
+        assert not window.continues(window.encode(2, after, b"")[: window.HEAD_BYTES + number], held, 0)
+
+
+@given(ENTRIES, ENTRIES, st.integers(0), st.integers(1, 255))
+def test_what_continues_a_sound_window_is_sound(
+    entries: list[tuple[OperationId, Outcome]],
+    news: list[tuple[OperationId, Outcome]],
+    place: int,
+    bit: int,
+) -> None:
+    before = Window().adding(entries)
+    damaged = bytearray(window.encode(2, before.adding(news), b"value"))
+    damaged[place % len(damaged)] ^= bit
+    if window.continues(bytes(damaged), window.encode(1, before, b""), 0):
+        assert window.is_well_formed(bytes(damaged), 0)
 
 
 def test_an_operation_that_stands_inside_a_value_is_not_found() -> None:

@@ -109,3 +109,12 @@ def test_a_read_and_a_scan_join_what_replicas_hold_apart() -> None:
     page = merge([Page([(b"k", one)], False), Page([(b"k", two)], False)], 0)
     assert records.readable_of(page.entries[0][1]) == b"7"
     assert page.stale == 1
+
+
+@given(st.integers(1, 9), PAYLOADS)
+def test_a_counter_that_expired_leaves_a_well_formed_tombstone(version: int, payload: bytes) -> None:
+    """Counters do not expire any more, but some were given an end."""
+    left = records.reclaim(counter(version, payload))
+    assert records.is_well_formed(left)
+    assert records.kind_of(left) == Kind.TOMBSTONE
+    assert records.version_of(left) == version

@@ -174,3 +174,21 @@ def test_a_glance(shown: list[tuple[NodeId, int, bytes | None]], verdict: Verdic
     assert glance.shown(C, 99, strong(50)) is (verdict if verdict is not Verdict.PENDING else Verdict.LOST)
     assert glance.failed(B) is glance.verdict
     assert len(glance.answered) <= 2
+
+
+def test_a_glance_ends_when_too_few_are_left_to_show_anything() -> None:
+    glance = Glance(OWNERS)
+    assert glance.failed(A) is Verdict.PENDING
+    assert glance.shown(B, 0, strong(3)) is Verdict.PENDING
+    assert glance.failed(B) is Verdict.PENDING, "it has shown what it holds"
+    assert glance.failed(C) is Verdict.LOST
+    assert glance.shown(C, 0, strong(3)) is Verdict.LOST
+
+
+def test_a_glance_that_has_its_answer_keeps_it() -> None:
+    glance = Glance(OWNERS)
+    glance.shown(A, 0, strong(3))
+    assert glance.shown(A, 0, strong(3)) is Verdict.PENDING, "an owner that says it twice is one owner"
+    assert glance.shown(B, 0, strong(3)) is Verdict.REACHED
+    assert [glance.failed(C), glance.failed(C)] == [Verdict.REACHED] * 2
+    assert glance.record == strong(3)

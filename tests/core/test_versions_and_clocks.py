@@ -127,3 +127,13 @@ def test_peers_that_jumped_along_do_not_make_a_jump_right() -> None:
     assert guard.verdict() == 2_000, "two of five are no majority"
     guard.peer(NodeId(3), 10)
     assert guard.verdict() is None
+
+
+def test_what_was_only_read_moves_a_clock_up_to_the_drift_and_raises_nothing() -> None:
+    clock = HybridClock(NodeId(1), drift_ms_max=500)
+    now_ms = 1_800_000_000_000
+    for ahead_ms, moves in ((-10, True), (500, True), (400, False), (501, False), (86_400_000, False)):
+        before, read = clock.last, versions.pack(now_ms + ahead_ms, 3, NodeId(2))
+        clock.note(read, now_ms)
+        assert clock.last == (read if moves else before)
+    assert clock.next(now_ms) > versions.pack(now_ms + 500, 3, NodeId(2))

@@ -247,6 +247,29 @@ def test_lmdb_says_when_its_map_is_full_and_goes_on_when_it_has_grown(tmp_path: 
     engine.close()
 
 
+def test_lmdb_can_grow_when_its_map_is_full_at_the_mark(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = LmdbEngine(str(tmp_path), map_bytes=1 << 20)
+    engine.open()
+    engine.begin()
+    engine.put([(skey("a"), value(1))])
+    with monkeypatch.context() as patch:
+        patch.setattr("kvstore.storage.lmdb_engine._encode_mark", lambda _mark: b"m" * (2 << 20))
+        with pytest.raises(Grow) as caught:
+            engine.seal(MARK)
+    engine.abort()
+    engine.grow()
+    del caught  # as in a flush, what was raised was still at hand when the map grew
+    engine.begin()
+    engine.put([(skey("a"), value(2))])
+    engine.seal(MARK)()
+    engine.adopt()
+    assert engine.get(skey("a")) == value(2)
+    assert engine.mark() == MARK
+    engine.close()
+
+
 def test_a_reader_keeps_its_snapshot_until_it_adopts_the_next(kept: Kept) -> None:
     """LMDB runs without its reader table here, so pages a reader needs must not be used again."""
     names = [skey(f"k{n:03}") for n in range(300)]

@@ -103,6 +103,15 @@ def test_verify_notices_a_segment_missing_between_others(disk: CrashDisk) -> Non
     assert "does not continue" in report.problems[0]
 
 
+def test_verify_notices_a_segment_under_another_name(disk: CrashDisk) -> None:
+    disk.rename(recovery.segment_path(WAL, 3), recovery.segment_path(WAL, 7))
+    report = inspect.verify(disk, DIR)
+    assert report.verdict is Verdict.CORRUPT
+    assert "segment 3" in report.problems[0]
+    with pytest.raises(errors.CorruptLog):
+        StoreRig(disk).open()
+
+
 def test_an_empty_or_absent_directory_is_said_to_be_so() -> None:
     disk = CrashDisk()
     disk.make_dir(WAL)

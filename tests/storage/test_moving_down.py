@@ -41,6 +41,41 @@ def fill(rig: StoreRig, store: Store, count: int, *, start: int = 0) -> dict[byt
     return written
 
 
+def test_a_table_that_moved_down_begins_no_second_group_beside_the_one_in_flight() -> None:
+    rig = StoreRig()
+    store = rig.open(memtable_bytes=5_000, segment_bytes=1 << 20)
+    written = fill(rig, store, 100)
+    answers: list[BaseException | None] = []
+    for number in (1, 2):
+        late = skey(f"late{number}")
+        written[late] = value(1_000 + number)
+        store.apply(late, written[late], NOW)
+        store.commit(answers.append)
+    rig.flusher.run()
+    assert len(rig.backing.records) >= 90, "it moved down"
+    assert rig.worker.step()
+    assert answers == [None], "each group has its own write"
+    rig.worker.run()
+    assert answers == [None, None]
+    assert contents(store) == written
+
+
+def test_segments_of_before_a_crash_go_when_their_records_have_moved_down() -> None:
+    rig = StoreRig()
+    store = rig.open()
+    written = fill(rig, store, 60) | fill(rig, store, 60, start=60)
+    store.abandon()
+    later = rig.crash()
+    before = recovery.segment_numbers(later.disk, f"{DIR}/wal")
+    assert before
+    again = later.open(memtable_bytes=5_000)
+    for start in range(120, 240, 20):
+        written |= fill(later, again, 20, start=start)
+        later.flusher.run()
+    assert contents(again) == written
+    assert set(before).isdisjoint(recovery.segment_numbers(later.disk, f"{DIR}/wal"))
+
+
 def test_a_full_memtable_moves_down_and_its_segments_go() -> None:
     rig = StoreRig()
     store = rig.open(memtable_bytes=5_000)

@@ -48,6 +48,22 @@ def test_a_promise_that_was_not_synced_was_not_given() -> None:
     assert rig.crash().open().promises.promised(KEY) == 0
 
 
+def test_an_acceptor_is_shown_what_is_on_its_way() -> None:
+    """Else two accepts at once would both be judged by the record before them."""
+    rig = StoreRig()
+    store = rig.open()
+    rig.put(store, KEY, strong(5))
+    store.apply(KEY, strong(6), NOW, repair=True)
+    assert store.promises.latest(KEY) == strong(6), "staged"
+    store.commit(lambda _error: None, sync=True)
+    assert store.promises.latest(KEY) == strong(6), "in flight"
+    store.apply(KEY, strong(7), NOW, repair=True)
+    assert store.promises.latest(KEY) == strong(7), "staged, with another in flight"
+    assert store.get(KEY) == strong(5)
+    rig.commit(store, sync=True)
+    assert store.promises.latest(KEY) == store.get(KEY) == strong(7)
+
+
 @pytest.mark.parametrize("place", ["memtable", "base"])
 def test_a_record_of_its_ballot_ends_it_for_good(place: str) -> None:
     rig = StoreRig()

@@ -112,3 +112,39 @@ def test_a_clock_measures_the_sync() -> None:
     store.commit(lambda _error: None)
     worker.run()
     assert store.stats().last_fsync_ms == 250
+
+
+@pytest.mark.parametrize("written_before", [False, True])
+def test_a_clock_that_is_set_back_does_not_put_off_the_sync(written_before: bool) -> None:
+    rig = StoreRig()
+    store = rig.open(sync="interval:100")
+    store.tick(NOW)
+    rig.put(store, skey("a"), value(1))
+    store.apply(skey("x"), value(1), NOW + 200)
+    rig.commit(store)
+    back = NOW - 3_600_000
+    if not written_before:
+        store.tick(back)
+        rig.settle()
+    store.apply(skey("b"), value(2), NOW + 250 if written_before else back)
+    rig.commit(store)
+    for n in range(1, 5):
+        store.tick(back + 100 * n)
+        rig.settle()
+    assert rig.crash().open().get(skey("b")) is not None
+
+
+@pytest.mark.parametrize("mode", ["os", "interval:100"])
+def test_a_flush_that_waits_for_a_sync_gets_it_although_memory_is_full(mode: str) -> None:
+    rig = StoreRig()
+    store = rig.open(memtable_bytes=2_000, segment_bytes=1 << 20, sync=mode)
+    store.tick(NOW)
+    rig.put(store, skey("first"), value(1))
+    stage(store, 10, size=1_000)
+    rig.commit(store)
+    answers: Answers = []
+    store.apply(skey("later"), value(99), NOW)
+    store.commit(answers.append)
+    rig.settle()
+    assert answers == [None]
+    assert store.stats().memtable_bytes < 2_000, "it has moved down"
