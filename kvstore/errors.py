@@ -155,6 +155,15 @@ class BadOption(BadRequest):
     remedy = "see the reference of the call or command"
 
 
+class WrongLoop(BadRequest):
+    """A client in an event loop, or a lock in a process, that did not make it."""
+
+    name = "wrong_loop"
+    code = "KV-A06"
+    template = "it belongs to the event loop and the process that made it, and this is another one"
+    remedy = "connect in the loop that uses it, and after a fork in the child"
+
+
 # --- the bytes are wrong ----------------------------------------------------------------
 
 

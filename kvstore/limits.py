@@ -67,6 +67,12 @@ OUTPUT_BYTES_PAUSE = 1 << 20
 """Unsent bytes to one connection at which we stop reading from it."""
 OUTPUT_BYTES_MAX = 32 << 20
 """Unsent bytes at which a client that does not read is cut off; above FRAME_BYTES_MAX."""
+OUTPUT_STALL_MS = 5_000
+"""Who has so many unsent bytes and took none of them for so long does not read."""
+OUTPUT_BYTES_CEILING = 128 << 20
+"""Unsent bytes at which one that reads too slowly is cut off as well: our memory is not its buffer."""
+ANSWER_BYTES_MAX = 3 << 20
+"""Bytes of values at which an answer about many keys ends; with one more of the largest it fits a frame."""
 
 # --- peers ---------------------------------------------------------------------------
 PEER_BATCH_RECORDS_MAX = 4_000
@@ -74,7 +80,7 @@ PEER_BATCH_RECORDS_MAX = 4_000
 PEER_BATCH_VOTES_MAX = 2_000
 """Votes asked in one peer message; three array items each."""
 PEER_BATCH_BYTES_MAX = 2 << 20
-"""Bytes at which a peer batch is closed and another one begun."""
+"""Bytes at which a peer batch is closed and another one begun; answers have ANSWER_BYTES_MAX."""
 PEER_IN_FLIGHT_MAX = 1_024
 """Unanswered messages to one peer; more fails the replica at once instead of queueing."""
 PEER_OUTPUT_BYTES_MAX = 64 << 20
@@ -103,6 +109,8 @@ EXPIRY_KEYS_PER_TICK = 500
 """Expired keys reclaimed in one step, so that a million at once do not stop the loop."""
 
 assert FRAME_BYTES_MAX > VALUE_BYTES_CEILING + KEY_BYTES_MAX + 4_096
-assert OUTPUT_BYTES_MAX > FRAME_BYTES_MAX
+assert FRAME_BYTES_MAX > ANSWER_BYTES_MAX + VALUE_BYTES_CEILING + BATCH_KEYS_MAX * KEY_BYTES_MAX
+assert FRAME_BYTES_MAX > PEER_BATCH_BYTES_MAX + VALUE_BYTES_CEILING + PEER_BATCH_VOTES_MAX * KEY_BYTES_MAX
+assert OUTPUT_BYTES_CEILING > OUTPUT_BYTES_MAX > FRAME_BYTES_MAX
 assert 2 * PEER_BATCH_RECORDS_MAX < ARRAY_ITEMS_MAX
 assert CLIENT_IN_FLIGHT_MAX < IN_FLIGHT_PER_CONNECTION_MAX

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -189,6 +189,9 @@ def run_server(config: NodeConfig) -> int:
     return 0
 
 
+_LOOK_AGAIN_S = 0.005
+
+
 class LocalNodes:
     """Real nodes in this process, on loopback, each with its directory; one by one stoppable."""
 
@@ -230,6 +233,18 @@ class LocalNodes:
         self._running[number] = self._tasks.create_task(node.serve())
         await node.started.wait()
         return node
+
+    async def until_linked(self, seconds: float) -> None:
+        """Wait until all that run reach each other, so that the first call may ask for every one of them.
+
+        No longer than `seconds`: whom nobody lets in (another node's directory) is not waited for.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while not all(
+                    peer["up"] for node in self.nodes.values() for peer in node.status()["peers"].values()
+                ):
+                    await asyncio.sleep(_LOOK_AGAIN_S)
 
     async def stop(self, number: NodeId) -> None:
         """Stop a member in order."""
@@ -276,6 +291,7 @@ def found_cluster(
 
 
 _PORT_TRIES = 3
+_LINKED_S = 5.0
 
 
 @asynccontextmanager
@@ -288,7 +304,7 @@ async def local_nodes(
     partitions: int = 256,
     log_level: str = "error",
 ) -> AsyncIterator[LocalNodes]:
-    """Run `count` nodes in this process until the block ends."""
+    """Run `count` nodes in this process, which know each other, until the block ends."""
     for tries_left in reversed(range(_PORT_TRIES)):
         topology = found_cluster(
             directory, free_ports(2 * count), cluster_id=cluster_id, replicas=replicas, partitions=partitions
@@ -301,6 +317,7 @@ async def local_nodes(
                     for member in topology.nodes:
                         await local.start(member.number)
                     started = True
+                    await local.until_linked(_LINKED_S)
                     yield local
                 finally:
                     await local.stop_all()

@@ -16,9 +16,9 @@ from hypothesis import HealthCheck, settings
 
 from kvstore_cli.about import is_compiled
 
-_EPHEMERAL_FROM = 32_768
-"""Below this the kernel hands no port to an outgoing connection, so what was free stays free."""
-_PORTS_FROM = 20_000
+_PORTS_FROM, _PORTS_TO = 10_000, 20_000
+"""Ours alone: above come the ports that `kvstore.local_cluster` draws, then those that the kernel hands to
+outgoing connections. So what was free stays free, also while a test has its node dead."""
 _WORKERS_MAX = 6
 
 # Tests run beside whatever else the machine does: how long an example takes says nothing of it.
@@ -57,7 +57,7 @@ def _is_free(port: int) -> bool:
 def _port_source() -> Iterator[int]:
     """Walk a range of ports that belongs to this test process alone."""
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % _WORKERS_MAX
-    share = (_EPHEMERAL_FROM - _PORTS_FROM) // _WORKERS_MAX
+    share = (_PORTS_TO - _PORTS_FROM) // _WORKERS_MAX
     first = _PORTS_FROM + worker * share
     # Two test runs at once on one machine should seldom meet: start where the process id says.
     start = os.getpid() * 37 % share
@@ -77,7 +77,7 @@ def free_base_port(_port_source: Iterator[int]) -> Callable[[int], int]:
     def find(count: int = 3) -> int:
         for base in _port_source:
             run = [base + i + shift for i in range(count) for shift in (0, 100)]
-            if max(run) < _EPHEMERAL_FROM and all(map(_is_free, run)):
+            if max(run) < _PORTS_TO and all(map(_is_free, run)):
                 return base
         raise AssertionError
 

@@ -1,15 +1,16 @@
 """Calls with many keys: as many single operations as they have keys, answered together.
 
-Each key has its own outcome; one that failed has its error in its place.
+Each key has its own outcome; one that failed has its error in its place. An answer ends where it is full:
+what is left out says so, and the client asks for it again.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Sequence
 from typing import Any
 
-from kvstore import errors
+from kvstore import errors, limits
 from kvstore.core import admission
 from kvstore.core.changes import Request
 from kvstore.node.client_stream import ClientStream
@@ -17,23 +18,45 @@ from kvstore.node.coordinator import Coordinator
 from kvstore.node.linear import Linear
 from kvstore.node.options import NodeOptions
 from kvstore.node.verbs import Verbs, is_first
-from kvstore.node.waiting import Gather
+from kvstore.node.waiting import NO_ROOM, Gather
 from kvstore.types import Consistency, Durability, Kind, OperationId
 from kvstore.wire import messages, results
 
 
-async def _together(calls: list[Coroutine[Any, Any, Any]]) -> list[Any]:
-    """The answers of many linearizable calls; a key that failed has its error in its place."""
+class _Reads:
+    """Many linearizable reads; those for which the answer has no room are given up."""
 
-    async def one(call: Coroutine[Any, Any, Any]) -> Any:
+    __slots__ = ("_head", "_linear", "_outcomes", "_room", "_tasks", "_timeout_ms")
+
+    def __init__(self, linear: Linear, count: int, timeout_ms: int, *, head: bool) -> None:
+        self._linear = linear
+        self._timeout_ms = timeout_ms
+        self._head = head
+        self._outcomes: list[Any] = [NO_ROOM] * count
+        self._room = limits.ANSWER_BYTES_MAX
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def run(self, keys: Sequence[bytes]) -> list[Any]:
+        """The answer; a key that failed has its error in its place."""
+        async with asyncio.TaskGroup() as tasks:
+            self._tasks = [tasks.create_task(self._one(at, key)) for at, key in enumerate(keys)]
+        self._tasks = []  # they know us: a cycle for the collector
+        return self._outcomes
+
+    async def _one(self, at: int, key: bytes) -> None:
+        outcome: Any
         try:
-            return await call
+            outcome = await self._linear.read(key, self._timeout_ms, head=self._head)
         except errors.KVError as error:
-            return results.encode_failure(error)
-
-    async with asyncio.TaskGroup() as tasks:
-        running = [tasks.create_task(one(call)) for call in calls]
-    return [task.result() for task in running]
+            outcome = results.encode_failure(error)
+        else:
+            if self._room < 0:
+                return
+            self._room -= len(outcome[0] or b"")
+        self._outcomes[at] = outcome
+        if self._room < 0:
+            for task in self._tasks:
+                task.cancel()
 
 
 class Batches:
@@ -52,14 +75,16 @@ class Batches:
         options = request.options
         if options.consistency is Consistency.LINEARIZABLE:
             timeout_ms = self._verbs.timeout_ms(options)
-            reads = [self._linear.read(key, timeout_ms, head=options.head) for key in request.keys]
-            self._verbs.start(stream, msgid, _together(reads))
+            reads = _Reads(self._linear, len(request.keys), timeout_ms, head=options.head)
+            self._verbs.start(stream, msgid, reads.run(request.keys))
             return
         gather = Gather(stream, msgid, len(request.keys), self._coordinator.trusted_now, head=options.head)
         for at, key in enumerate(request.keys):
+            if gather.is_answered:
+                return
             try:
                 admission.check_key(key)
-                self._coordinator.read(
+                read = self._coordinator.read(
                     gather,
                     at,
                     key=key,
@@ -67,6 +92,7 @@ class Batches:
                     r=options.r,
                     timeout_ms=self._verbs.timeout_ms(options),
                 )
+                gather.reading(read)
             except errors.KVError as error:
                 gather.read_failed(at, error)
 

@@ -9,6 +9,7 @@ Rules kept here:
   definite); after the first byte has left, failure is unresolved;
 - no version leaves this node before the log holds a ceiling above it, so that a restart with a
   clock gone back never issues it again;
+- a version made here is above every version read here, so that who writes what it has read is not superseded;
 - a node whose clock disagrees with the majority of its peers coordinates no writes; one that has just
   started waits for the first comparison, because a ceiling a day ahead would bind it for a day;
 - touch and persist keep the version they read and take its next revision, so that a put that came in
@@ -170,7 +171,7 @@ class Coordinator:
         consistency: Consistency | None,
         r: int | None,
         timeout_ms: int,
-    ) -> None:
+    ) -> ReadOperation:
         """Begin a read; `sink` is told. Raises a Refused error when it cannot begin."""
         topology = self.topology
         partition = topology.partition(key)
@@ -182,6 +183,7 @@ class Coordinator:
         holders = reading.holders_needed(needed, copies)
         read = self._begin_read(sink, tag, key, replicas, needed, holders, timeout_ms)
         self._ask_all(read, replicas, ring.storage_key(partition, key), timeout_ms)
+        return read
 
     def read_here(
         self, key: bytes, consistency: Consistency | None, r: int | None
@@ -196,8 +198,12 @@ class Coordinator:
         chance = self._options.read_repair_chance
         if chance and len(topology.owners[partition]) > 1 and self._dice.random() < chance:
             return False, None
+        try:
+            held = self._replica.read(ring.storage_key(partition, key))
+        except errors.DamagedRecord:
+            return False, None
         self.counters.reads += 1
-        return True, self._replica.read(ring.storage_key(partition, key))
+        return True, held
 
     def _begin_read(
         self,
@@ -211,7 +217,7 @@ class Coordinator:
     ) -> ReadOperation:
         self.in_flight += 1
         read = ReadOperation(
-            sink, tag, key, ReadDecision(replicas, needed, holders), self._repair, self.ended
+            sink, tag, key, ReadDecision(replicas, needed, holders), self._repair, self._read_ended
         )
         read.wait_in(self._deadlines.add(self._loop.time() + timeout_ms / 1000, read))
         return read
@@ -226,7 +232,22 @@ class Coordinator:
                 links[number].ask_read(skey, read, deadline=deadline)
         # Last, so that a decision that falls at once has all the others asked already.
         if own in replicas:
-            read.answer_read(own, self._replica.read(skey))
+            try:
+                held = self._replica.read(skey)
+            except errors.DamagedRecord:
+                # Not raised: the others are asked, and so the sink is told once, by the read.
+                self.counters.damaged_records += 1
+                read.fail(own)
+            else:
+                read.answer_read(own, held)
+
+    def _read_ended(self, newest: bytes | None) -> None:
+        """A read is over: what its client writes next, through this node, comes after what it has seen."""
+        self.in_flight -= 1
+        if newest is not None:
+            version = records.version_of(newest)
+            if version > self._versions.last:
+                self._versions.note(version, self._clock.wall_ms())
 
     def _repair(self, read: ReadOperation, behind: tuple[NodeId, ...]) -> None:
         """Send the newest record to replicas that answered with something older."""

@@ -28,7 +28,8 @@ from kvstore.node.link import Link
 from kvstore.node.phase import GlanceWait
 from kvstore.node.proposers import OnSettled, Settled, awaited
 from kvstore.node.registers import Registers
-from kvstore.types import Applied, Kind, NodeId, OperationId
+from kvstore.node.waiting import Waiting
+from kvstore.types import Applied, Consistency, Kind, NodeId, OperationId
 from kvstore.wire import messages
 
 if TYPE_CHECKING:
@@ -171,13 +172,14 @@ class Linear:
         request = Request(records.operation_of(record), False, name, args)
         try:
             if name is None:
-                raise errors.NeedsRegister
+                write.fail_with(await self._why_not_added(write))
+                return
             outcome, acked = await self._registers.change(write.key, request, write.deadline)
             if (failure := failure_of(outcome, request)) is not None:
                 raise failure
         except errors.KVError as error:
             # The plain record was sent, and may yet be adopted: nothing is definite any more.
-            write.fail_with(errors.Unresolved(message=error.message) if error.definite and name else error)
+            write.fail_with(errors.Unresolved(message=error.message) if error.definite else error)
             return
         owners = self._coordinator.topology.preference(write.key)
         decision = WriteDecision(owners, min(len(acked), len(owners)) or 1)
@@ -186,6 +188,27 @@ class Linear:
         decision.existed = bool(outcome.flags & window.EXISTED)
         decision.superseded = not outcome.applied
         write.settle(decision, outcome.version)
+
+    async def _why_not_added(self, write: WriteOperation) -> errors.KVError:
+        """What an addition to a counter comes to that met a register, or a promise of one, on its way.
+
+        Refused when a majority holds a register made without it: what others took loses against that one.
+        A register that took the addition over shows a later version than it has.
+        """
+        read = Waiting()
+        left_ms = max(int((write.deadline - self._loop.time()) * 1000), 1)
+        try:
+            self._coordinator.read(
+                read, 0, key=write.key, consistency=Consistency.QUORUM, r=None, timeout_ms=left_ms
+            )
+            found = (await read.read()).newest
+        except errors.KVError as error:
+            return errors.Unresolved(message=error.message)
+        refused = errors.NeedsRegister()
+        strong = found is not None and records.flags_of(found) & records.FLAG_STRONG
+        if found is not None and strong and records.shown_version_of(found) < write.version:
+            return refused
+        return errors.Unresolved(message=refused.message)
 
     @contextmanager
     def _counted(self) -> Iterator[None]:

@@ -3,7 +3,9 @@
     DOWN --connect, hello ok--> UP --lost, silent, or shut--> DOWN (again after a jittered pause)
 
 Rules kept here:
-- what the operations of one loop turn ask of this peer leaves as one message, within limits;
+- what the operations of one loop turn ask of this peer leaves as one message, within limits of count and
+  bytes;
+- a peer answers as much of a message as fits in a frame; the rest is asked again, before the same deadline;
 - a peer that is down, or has too much unanswered or unsent, fails the asker at once; nothing
   queues without bound;
 - a link that breaks fails everything unanswered on it: a write may then have happened;
@@ -15,133 +17,38 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 from kvstore import errors, limits
 from kvstore.core.node_clock import NodeClock
 from kvstore.core.topology import NodeInfo
+from kvstore.node.asking import (
+    Asker,
+    Batch,
+    PeekAsker,
+    Questions,
+    ReadAsker,
+    VoteAsker,
+    WriteAsker,
+    tell_peek,
+    tell_read,
+    tell_vote,
+)
 from kvstore.node.turn import Turn
-from kvstore.types import NodeId
 from kvstore.wire import codec, messages
+from kvstore.wire.register_messages import ACCEPT
 from kvstore.wire.session import Session
 
 OnReply = Callable[[Any, Any], None]
-
-
-class WriteAsker(Protocol):
-    """An operation that wants a record stored."""
-
-    def answer(self, node: NodeId, applied: int, durability: int) -> None:
-        """The peer's answer."""
-        ...
-
-    def fail(self, node: NodeId) -> None:
-        """No answer will come; it may have happened."""
-        ...
-
-
-class ReadAsker(Protocol):
-    """An operation that wants a record."""
-
-    def answer_read(self, node: NodeId, record: bytes | None) -> None:
-        """The peer's record."""
-        ...
-
-    def fail(self, node: NodeId) -> None:
-        """No answer will come."""
-        ...
-
-
-class VoteAsker(Protocol):
-    """A proposer's phase that wants votes."""
-
-    def voted(self, node: NodeId, vote: tuple[int, int, bytes | None]) -> None:
-        """The peer's acceptor answered."""
-        ...
-
-    def fail(self, node: NodeId) -> None:
-        """No answer will come; it may have happened."""
-        ...
-
-
-class PeekAsker(Protocol):
-    """A read that hopes to do without a round."""
-
-    def peeked(self, node: NodeId, promised: int, record: bytes | None) -> None:
-        """The peer's acceptor showed its state."""
-        ...
-
-    def fail(self, node: NodeId) -> None:
-        """No answer will come."""
-        ...
-
-
-class _Questions:
-    """Anything else that is asked in batches: arguments flat in one array, and who asked."""
-
-    __slots__ = ("askers", "deadline", "decode", "flat", "method", "tell")
-
-    def __init__(
-        self,
-        method: str,
-        decode: Callable[[Any, int], Sequence[Any] | None],
-        tell: Callable[[Any, NodeId, Any], None],
-    ) -> None:
-        self.method = method
-        self.decode = decode
-        self.tell = tell
-        self._clear()
-
-    def _clear(self) -> None:
-        self.flat: list[Any] = []
-        self.askers: list[Any] = []
-        self.deadline = 0.0
-
-    def take(self) -> tuple[list[Any], list[Any], float]:
-        """What was collected; from here on there is nothing."""
-        taken = self.flat, self.askers, self.deadline
-        self._clear()
-        return taken
-
-
-def _tell_vote(asker: VoteAsker, node: NodeId, vote: tuple[int, int, bytes | None]) -> None:
-    asker.voted(node, vote)
-
-
-def _tell_peek(asker: PeekAsker, node: NodeId, seen: tuple[int, bytes | None]) -> None:
-    asker.peeked(node, *seen)
-
-
-class _Batch:
-    """Records that wait for the end of the turn, and who asked."""
-
-    __slots__ = ("askers", "deadline", "flat", "method", "size", "sync")
-
-    def __init__(self, method: str) -> None:
-        self.method = method
-        self._clear()
-
-    def _clear(self) -> None:
-        self.flat: list[bytes] = []
-        self.askers: list[WriteAsker] = []
-        self.size = 0
-        self.sync = False
-        self.deadline = 0.0
-
-    def take(self) -> tuple[list[bytes], list[WriteAsker], bool, float]:
-        """What was collected; from here on the batch is empty."""
-        taken = self.flat, self.askers, self.sync, self.deadline
-        self._clear()
-        return taken
 
 
 class Link:
     """Requests to one peer over one connection. `connect` is called again after each loss."""
 
     __slots__ = (
-        "_loop", "_marked", "_next_id", "_packer", "_peeks", "_pending", "_read_deadline", "_readers",
-        "_reads", "_repairs", "_session", "_turn", "_votes", "_writes", "clock", "epoch", "info",
-        "last_heard", "lost", "number", "peer_epoch", "reason", "transport", "up",
+        "_loop", "_marked", "_next_id", "_packer", "_peeks", "_pending", "_reads", "_repairs", "_session",
+        "_turn", "_votes", "_writes", "clock", "epoch", "info", "last_heard", "lost", "number",
+        "peer_epoch", "reason", "transport", "up",
     )  # fmt: skip
 
     def __init__(self, *, info: NodeInfo, turn: Turn, loop: asyncio.AbstractEventLoop) -> None:
@@ -152,13 +59,11 @@ class Link:
         self._pending: dict[int, OnReply] = {}
         self._next_id = 0
         self._marked = False
-        self._writes = _Batch("write")
-        self._repairs = _Batch("repair")
-        self._reads: list[bytes] = []
-        self._readers: list[ReadAsker] = []
-        self._read_deadline = 0.0
-        self._votes = _Questions("register", messages.decode_voted, _tell_vote)
-        self._peeks = _Questions("peek", messages.decode_shown, _tell_peek)
+        self._writes = Batch("write")
+        self._repairs = Batch("repair")
+        self._reads = Questions("read", messages.decode_peer_records, tell_read)
+        self._votes = Questions("register", messages.decode_voted, tell_vote)
+        self._peeks = Questions("peek", messages.decode_shown, tell_peek)
         self.transport: asyncio.Transport | None = None
         self.clock = NodeClock()
         """The peer's steady clock."""
@@ -187,7 +92,7 @@ class Link:
         self._stage(self._repairs, skey, record, asker, deadline, False)
 
     def _stage(
-        self, batch: _Batch, skey: bytes, record: bytes, asker: WriteAsker, deadline: float, sync: bool
+        self, batch: Batch, skey: bytes, record: bytes, asker: WriteAsker, deadline: float, sync: bool
     ) -> None:
         if not self.up:
             asker.fail(self.number)
@@ -210,11 +115,12 @@ class Link:
         if not self.up:
             asker.fail(self.number)
             return
-        self._reads.append(skey)
-        self._readers.append(asker)
-        self._read_deadline = max(self._read_deadline, deadline)
-        if len(self._reads) >= limits.PEER_BATCH_RECORDS_MAX:
-            self._send_reads()
+        reads = self._reads
+        reads.flat.append(skey)
+        reads.askers.append(asker)
+        reads.deadline = max(reads.deadline, deadline)
+        if len(reads.askers) >= limits.PEER_BATCH_RECORDS_MAX:
+            self._send_questions(reads)
         elif not self._marked:
             self._marked = True
             self._turn.mark(self._flush)
@@ -228,7 +134,7 @@ class Link:
         self._stage_question(self._peeks, (skey,), asker, deadline)
 
     def _stage_question(
-        self, questions: _Questions, arguments: tuple[Any, ...], asker: VoteAsker | PeekAsker, deadline: float
+        self, questions: Questions, arguments: Sequence[Any], asker: Asker, deadline: float
     ) -> None:
         if not self.up:
             asker.fail(self.number)
@@ -236,7 +142,13 @@ class Link:
         questions.flat += arguments
         questions.askers.append(asker)
         questions.deadline = max(questions.deadline, deadline)
-        if len(questions.askers) >= limits.PEER_BATCH_VOTES_MAX:
+        last = arguments[-1]
+        if type(last) is bytes:
+            questions.size += len(last)
+        if (
+            questions.size > limits.PEER_BATCH_BYTES_MAX
+            or len(questions.askers) >= limits.PEER_BATCH_VOTES_MAX
+        ):
             self._send_questions(questions)
         elif not self._marked:
             self._marked = True
@@ -256,13 +168,11 @@ class Link:
         for batch in (self._writes, self._repairs):
             if batch.flat:
                 self._send_batch(batch)
-        if self._reads:
-            self._send_reads()
-        for questions in (self._votes, self._peeks):
+        for questions in (self._reads, self._votes, self._peeks):
             if questions.askers:
                 self._send_questions(questions)
 
-    def _send_batch(self, batch: _Batch) -> None:
+    def _send_batch(self, batch: Batch) -> None:
         flat, askers, sync, deadline = batch.take()
         number = self.number
 
@@ -278,24 +188,7 @@ class Link:
 
         self._ask(batch.method, [self.epoch, self._budget_ms(deadline), sync, flat], replied)
 
-    def _send_reads(self) -> None:
-        readers, skeys = self._readers, self._reads
-        budget = self._budget_ms(self._read_deadline)
-        self._readers, self._reads, self._read_deadline = [], [], 0.0
-        number = self.number
-
-        def replied(error: Any, result: Any) -> None:
-            found = None if error is not None else messages.decode_peer_records(result, len(readers))
-            if found is None:
-                for reader in readers:
-                    reader.fail(number)
-                return
-            for reader, record in zip(readers, found, strict=True):
-                reader.answer_read(number, record)
-
-        self._ask("read", [self.epoch, budget, skeys], replied)
-
-    def _send_questions(self, questions: _Questions) -> None:
+    def _send_questions(self, questions: Questions) -> None:
         flat, askers, deadline = questions.take()
         number = self.number
 
@@ -305,10 +198,26 @@ class Link:
                 for asker in askers:
                     asker.fail(number)
                 return
-            for asker, answer in zip(askers, answers, strict=True):
+            for asker, answer in zip(askers, answers, strict=False):
                 questions.tell(asker, number, answer)
+            if len(answers) < len(askers):
+                self._ask_again(questions, flat, askers, len(answers), deadline)
 
         self._ask(questions.method, [self.epoch, self._budget_ms(deadline), flat], replied)
+
+    def _ask_again(
+        self, questions: Questions, flat: list[Any], askers: list[Any], answered: int, deadline: float
+    ) -> None:
+        """What the peer's answer had no room for, unless nobody waits for it any more."""
+        width = len(flat) // len(askers)
+        late = self._loop.time() >= deadline
+        for at in range(answered, len(askers)):
+            asker, arguments = askers[at], flat[at * width : (at + 1) * width]
+            if late:
+                asker.fail(self.number)
+            elif arguments[0] == ACCEPT or not asker.is_over():
+                # A record that a majority has accepted goes to the others, too.
+                self._stage_question(questions, arguments, asker, deadline)
 
     def _ask(self, method: str, params: list[Any], replied: OnReply) -> None:
         transport = self.transport

@@ -24,6 +24,8 @@ class Counters:
     """Equal versions with different content: a broken node, or a bug. Alarm."""
     future_versions: int = 0
     """Records refused because their version ran ahead of our clock. Alarm."""
+    damaged_records: int = 0
+    """Times that this node met a record on its disk that is not what was put there. Alarm."""
     deadline_drops: int = 0
     """Requests dropped because their deadline had passed before we read them."""
     register_rounds: int = 0

@@ -252,8 +252,7 @@ class Node:
             self._guard.reading(self._world.clock.wall_ms(), self._world.clock.monotonic())
             now = self._loop.time()
             for stream in [*self._service.streams.values(), *self._peer_service.streams.values()]:
-                if stream.overdue(now):
-                    stream.close("no hello, or half a message, for too long")
+                stream.sweep(now)
 
     def _spawn(self, steps: Coroutine[Any, Any, None]) -> None:
         if self._tasks is None:

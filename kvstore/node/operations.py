@@ -158,7 +158,7 @@ class ReadOperation:
         key: bytes,
         decision: ReadDecision,
         repair: Callable[[ReadOperation, tuple[NodeId, ...]], None],
-        on_end: Callable[[], None],
+        on_end: Callable[[bytes | None], None],
     ) -> None:
         self._sink = sink
         self._tag = tag
@@ -179,6 +179,10 @@ class ReadOperation:
     def wait_in(self, bucket: Bucket) -> None:
         """The wheel's bucket to leave when finished."""
         self._bucket = bucket
+
+    def is_over(self) -> bool:
+        """Whether it was told, or given up."""
+        return self._finished
 
     def answer_read(self, node: NodeId, record: bytes | None) -> None:
         """A replica told what it has."""
@@ -214,7 +218,7 @@ class ReadOperation:
         self._finished = True
         if self._bucket is not None:
             self._bucket.pop(id(self), None)
-        self.on_end()
+        self.on_end(self.decision.newest)
         if verdict is _REACHED:
             self._sink.read_done(self._tag, self)
         else:

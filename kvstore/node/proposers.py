@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from kvstore import errors
@@ -24,11 +25,12 @@ from kvstore.core import changes, ring
 from kvstore.core import record as records
 from kvstore.core.changes import Request
 from kvstore.core.leads import Leads
-from kvstore.core.quorum import Verdict
+from kvstore.core.quorum import Verdict, majority
 from kvstore.core.register import Phase, Round
 from kvstore.core.topology import Topology
 from kvstore.core.version import HybridClock
 from kvstore.core.window import Outcome
+from kvstore.core.writing import no_space
 from kvstore.node.acceptor import Acceptor
 from kvstore.node.ceiling import Ceiling
 from kvstore.node.deadlines import Bucket, Deadlines
@@ -39,8 +41,9 @@ from kvstore.ports import Dice
 from kvstore.types import NodeId, Version
 from kvstore.wire.register_messages import ACCEPT, PREPARE
 
-PHASE_S = 1.0
-"""A majority that does not answer within this is asked again at a higher ballot."""
+PHASE_S, PHASE_S_MAX = 1.0, 8.0
+"""A majority silent for the first is asked again at a higher ballot if somebody refused, or nobody waits.
+Else it is waited for, up to the second: asked anew each time, slow disks would never get a sync done."""
 BACKOFF_S, BACKOFF_S_MAX = 0.004, 0.25
 
 Settled = tuple[Outcome, tuple[NodeId, ...]]
@@ -76,8 +79,8 @@ class Change:
         self._done = done
         self.bucket: Bucket | None = None
         self.ended = False
-        self.proposed = False
-        """It was sent in an accept: it may have been applied."""
+        self.proposed = 0
+        """In how many rounds it was sent in an accept: it may have been applied."""
 
     def settle(self, settled: Settled) -> None:
         """It came to this."""
@@ -87,7 +90,7 @@ class Change:
     def fail(self, error: errors.KVError) -> None:
         """It came to nothing that anybody knows of; what may have been applied is never told as refused."""
         if not self.ended:
-            unsure = self.proposed and error.definite
+            unsure = self.proposed > 0 and error.definite
             self._end(None, errors.Unresolved(message=error.message) if unsure else error)
 
     def expire(self) -> None:
@@ -299,7 +302,7 @@ class Proposers:
         except ValueError as error:
             raise errors.DamagedRecord(key=str(error)) from None
         for change in taken:
-            change.proposed = True
+            change.proposed += 1
         self._ask(queue, ACCEPT, record, outcomes)
 
     def _ask(self, queue: _Queue, kind: int, what: Any, outcomes: list[Outcome] | None = None) -> None:
@@ -309,16 +312,34 @@ class Proposers:
         def decided(verdict: Verdict) -> None:
             if queue.asking is wait:
                 queue.asking = None
+                if wait.full and verdict is not Verdict.REACHED:
+                    self._no_space(queue, len(wait.full))
                 self._decided(queue, current, verdict, outcomes)
 
-        wait = queue.asking = PhaseWait(current, decided)
-        until = self._loop.time() + PHASE_S
+        time = self._loop.time()
+        until = time + PHASE_S
+        wait = queue.asking = PhaseWait(
+            current,
+            decided,
+            overtaken=partial(self._leads.drop, queue.key),
+            wait_on=partial(self._wait_on, queue, time + PHASE_S_MAX),
+        )
         wait.bucket = self._deadlines.add(until, wait)
         for number in current.owners:
             if number == self._number:
                 self._acceptor.vote_local(kind, queue.skey, what, wait, now_ms=queue.now_ms)
             else:
                 self._links[number].ask_vote(kind, queue.skey, what, wait, deadline=until)
+
+    def _wait_on(self, queue: _Queue, until: float, wait: PhaseWait) -> bool:
+        """Whether a phase whose time is over gets some more, at most up to `until`."""
+        time = self._loop.time()
+        if queue.asking is not wait or queue.current.beaten_by or time >= until:
+            return False
+        if all(change.ended for change in queue.taken):
+            return False
+        wait.bucket = self._deadlines.add(time + PHASE_S, wait)
+        return True
 
     def _decided(
         self, queue: _Queue, current: Round, verdict: Verdict, outcomes: list[Outcome] | None
@@ -330,12 +351,23 @@ class Proposers:
             current.begin_accept()
             self._guarded(queue, self._propose)
         else:
-            self._leads.won(queue.key, current.ballot, queue.topology.epoch)
+            if not current.beaten_by:
+                self._leads.won(queue.key, current.ballot, queue.topology.epoch)
             acked, taken = current.acked, queue.taken
             queue.taken = []
             for change, outcome in zip(taken, outcomes, strict=True):
                 change.settle((outcome, acked))
             self._next(queue)
+
+    def _no_space(self, queue: _Queue, full: int) -> None:
+        """So many owners have no space: ends what no majority can store, for another round finds the same."""
+        owners = len(queue.current.owners)
+        if owners - full >= majority(owners):
+            return
+        for change in queue.taken:
+            if full == owners and change.proposed == 1:
+                change.proposed = 0  # nobody holds it
+            change.fail(no_space())
 
     def _beaten(self, queue: _Queue) -> None:
         number = queue.current.beaten_by

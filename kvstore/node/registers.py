@@ -70,7 +70,7 @@ class Registers:
         until = deadline if len(owners) == 1 else time + self._part(deadline - time)
 
         def here(settled: Settled | None, error: errors.KVError | None) -> None:
-            if error is None or (error.definite and not isinstance(error, errors.NotNow)):
+            if error is None or _is_final(error):
                 done(settled, error)
             else:
                 self._spawn(self._tell(done, key, request, deadline, owners, self._number, error))
@@ -129,7 +129,7 @@ class Registers:
                 last = failure
                 if not failure.definite:
                     unresolved, request = failure, request._replace(first=False)
-                elif not isinstance(failure, errors.NotNow):
+                elif _is_final(failure):
                     raise unresolved or failure from None
         if unresolved is None:
             self._check_alive(self._topology().preference(key))
@@ -185,3 +185,8 @@ class Registers:
             raise errors.from_wire(list(error) if isinstance(error, tuple) else error)
         changed = messages.decode_changed(result)
         return messages.outcome_of(changed), tuple(map(NodeId, changed.acked))
+
+
+def _is_final(error: errors.KVError) -> bool:
+    """Whether another owner would say the same: of a full disk, an owner speaks for all of them."""
+    return error.definite and (not isinstance(error, errors.NotNow) or isinstance(error, errors.DiskFull))

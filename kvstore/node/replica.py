@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from kvstore import errors, limits
 from kvstore.core import record as records
 from kvstore.core import version as versions
 from kvstore.core.topology import Topology
@@ -37,6 +38,24 @@ class Answering(Protocol):
     def answer(self, node: NodeId, applied: int, durability: int) -> None:
         """Take the answer of `node`: an `Applied` and a `Durability`."""
         ...
+
+
+class _StoredBatch:
+    """What a peer sent, stored, and to be answered. No nested function: compiled, that refers to itself."""
+
+    __slots__ = ("_done", "_level", "_statuses")
+
+    def __init__(self, done: Callable[[int, bytes], None], level: int, statuses: bytes) -> None:
+        self._done = done
+        self._level = level
+        self._statuses = statuses
+
+    def durable(self, failure: BaseException | None) -> None:
+        """Answer."""
+        if failure is None:
+            self._done(self._level, self._statuses)
+        else:
+            self._done(int(Durability.MEMORY), bytes([_FAILED]) * len(self._statuses))
 
 
 class Replica:
@@ -106,8 +125,20 @@ class Replica:
         sync: bool,
         repair: bool = False,
     ) -> None:
-        """Store a record of an operation that this node coordinates; it is told when durable."""
-        applied = self._store.apply(skey, record, now_ms, repair=repair)
+        """Store a record of an operation that this node coordinates; it is told when durable.
+
+        A repair brings what somebody else made: it may run ahead of our clock as what a peer sends may.
+        """
+        if repair and record[:8] > self._ahead(now_ms):
+            self._counters.future_versions += 1
+            applied = _REFUSED
+        else:
+            try:
+                applied = self._store.apply(skey, record, now_ms, repair=repair)
+            except errors.DamagedRecord:
+                # Not raised: other replicas are asked too, and so the operation ends by itself.
+                self._counters.damaged_records += 1
+                applied = _FAILED
         (self._local_synced if sync else self._local).append((operation, applied))
         self._mark()
 
@@ -126,7 +157,7 @@ class Replica:
         """
         statuses = bytearray()
         apply, owned = self._store.apply, self._owned
-        ahead = versions.pack(now_ms + self._clock.drift_ms_max, 0, NodeId(0)).to_bytes(8, "big")
+        ahead = self._ahead(now_ms)
         highest = b""
         for at in range(0, len(flat), 2):
             skey, record = flat[at], flat[at + 1]
@@ -147,14 +178,11 @@ class Replica:
         if highest:
             self._clock.observe(Version(int.from_bytes(highest, "big")), now_ms)
         level = self._synced if sync else int(self.durability)
+        self.when_durable(_StoredBatch(done, level, bytes(statuses)).durable, sync=sync)
 
-        def durable(failure: BaseException | None) -> None:
-            if failure is None:
-                done(level, bytes(statuses))
-            else:
-                done(int(Durability.MEMORY), bytes([_FAILED]) * len(statuses))
-
-        self.when_durable(durable, sync=sync)
+    def _ahead(self, now_ms: int) -> bytes:
+        """The first eight bytes of the newest record that may come from somebody else."""
+        return versions.pack(now_ms + self._clock.drift_ms_max, 0, NodeId(0)).to_bytes(8, "big")
 
     def when_durable(self, done: OnDurable, *, sync: bool = False) -> None:
         """Call `done` once everything applied so far is durable."""
@@ -196,9 +224,21 @@ class Replica:
         return self._store.get(skey)
 
     def read_batch(self, skeys: Sequence[bytes]) -> list[bytes | None]:
-        """What a peer asks for; keys we do not own answer like keys we do not have."""
+        """What a peer asks for, as much from the front as fits in an answer.
+
+        Keys we do not own answer like keys we do not have.
+        """
         get = self._store.get
-        return [get(skey) for skey in skeys]
+        found: list[bytes | None] = []
+        room = limits.ANSWER_BYTES_MAX
+        for skey in skeys:
+            record = get(skey)
+            found.append(record)
+            if record is not None:
+                room -= len(record)
+                if room < 0:
+                    break
+        return found
 
     def told(self) -> Told | None:
         """What peers may hold us to, for it is on our disk; None when nothing is."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from kvstore import errors, limits
@@ -141,15 +142,17 @@ class Scanner:
         for number in alive:
             if len(pages) == needed:
                 break
+            page: Page | None = None
             if number == self._number:
-                page: Page | None = local_page(
-                    self._store,
-                    start=start,
-                    stop=stop,
-                    prefix=options.prefix,
-                    limit=limit,
-                    bytes_max=limits.SCAN_PAGE_BYTES_MAX,
-                )
+                with suppress(errors.DamagedRecord):  # like an owner that does not answer
+                    page = local_page(
+                        self._store,
+                        start=start,
+                        stop=stop,
+                        prefix=options.prefix,
+                        limit=limit,
+                        bytes_max=limits.SCAN_PAGE_BYTES_MAX,
+                    )
             else:
                 page = await self._ask_peer(number, topology.epoch, start, stop, options, limit, deadline)
             if page is not None:
@@ -178,7 +181,7 @@ class Scanner:
 
         def replied(error: Any, result: Any) -> None:
             if not future.done():
-                future.set_result(None if error is not None else Page(*messages.decode_peer_page(result)))
+                future.set_result(_page_of(error, result))
 
         budget_ms = max(1, int((deadline - loop.time()) * 1000))
         self._links[number].call(
@@ -193,3 +196,11 @@ class Scanner:
                 return await future
         except TimeoutError:
             return None
+
+
+def _page_of(error: Any, result: Any) -> Page | None:
+    """A peer's answer; None when it is an error, or no page: another owner is asked, and the link stays."""
+    try:
+        return None if error is not None else Page(*messages.decode_peer_page(result))
+    except errors.ProtocolError:
+        return None

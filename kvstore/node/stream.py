@@ -4,9 +4,10 @@ Rules kept here:
 - a connection that breaks the protocol gets one error frame, is closed with a logged reason,
   and touches nobody else;
 - nothing may be waited for without end: hello within HELLO_TIMEOUT_MS, the second half of a
-  frame likewise (`overdue`, asked by the owner once a second);
-- who does not read is not served: above OUTPUT_BYTES_PAUSE we stop reading from it, above
-  OUTPUT_BYTES_MAX it is cut off;
+  frame likewise (`sweep`, called by the owner once a second);
+- who does not read is not served: above OUTPUT_BYTES_PAUSE no further request of it is, and above
+  OUTPUT_BYTES_MAX one that takes nothing at all is cut off. Size alone says nothing: many answers may
+  be ready at once for one that reads well;
 - frames made in one loop turn leave in one write.
 """
 
@@ -18,7 +19,7 @@ from typing import Any, Protocol, cast
 from kvstore import errors, limits
 from kvstore.node.turn import Turn
 from kvstore.wire import codec
-from kvstore.wire.session import Session
+from kvstore.wire.session import Frame, Session
 
 _TOO_MANY = errors.Overloaded(
     what="requests in flight on one connection",
@@ -51,8 +52,9 @@ class Stream(asyncio.Protocol):
     """The server's end of one connection."""
 
     __slots__ = (
-        "_loop", "_out", "_out_bytes", "_owner", "_packer", "_reason", "_session", "_transport", "_turn",
-        "_waiting_since", "greeted", "in_flight", "peername", "who",
+        "_held", "_loop", "_out", "_out_bytes", "_owner", "_packer", "_paused", "_reason", "_session",
+        "_taken", "_taken_at", "_transport", "_turn", "_waiting_since", "_written", "greeted", "in_flight",
+        "peername", "who",
     )  # fmt: skip
 
     def __init__(self, *, owner: Owner, turn: Turn, loop: asyncio.AbstractEventLoop) -> None:
@@ -64,6 +66,13 @@ class Stream(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._out: list[bytes] = []
         self._out_bytes = 0
+        self._written = 0
+        self._taken = -1
+        """Of what was written so many bytes had left when we last looked, at `_taken_at`."""
+        self._taken_at = 0.0
+        self._paused = False
+        self._held: list[Frame] = []
+        """Requests that wait until it reads."""
         self._reason = ""
         self._waiting_since: float | None = None
         self.greeted = False
@@ -91,7 +100,18 @@ class Stream(asyncio.Protocol):
         except errors.ProtocolError as error:
             self.refuse(error)
             return
-        for frame in frames:
+        if self._paused:
+            self._held += frames
+        else:
+            self._serve_all(frames)
+        if self.greeted and not self._session.mid_frame:
+            self._waiting_since = None
+        elif self._waiting_since is None or (self.greeted and frames):
+            # A frame came to its end: what is waited for now is another one, however reads are cut.
+            self._waiting_since = self._loop.time()
+
+    def _serve_all(self, frames: list[Frame]) -> None:
+        for at, frame in enumerate(frames):
             if self._transport is None or self._transport.is_closing():
                 return
             if frame[0] == 0:
@@ -99,10 +119,11 @@ class Stream(asyncio.Protocol):
             elif frame[0] == 1:
                 self.refuse(errors.Malformed(reason="a response where only requests are expected"))
                 return
-        if not self._session.mid_frame and self.greeted:
-            self._waiting_since = None
-        elif self._waiting_since is None:
-            self._waiting_since = self._loop.time()
+            if self._out_bytes > limits.OUTPUT_BYTES_PAUSE:
+                self._flush()
+                if self._paused:
+                    self._held = frames[at + 1 :]
+                    return
 
     def _serve(self, msgid: int, method: str, params: Any) -> None:
         self.in_flight += 1
@@ -121,18 +142,25 @@ class Stream(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """It does not read: stop taking requests from it."""
+        self._paused = True
         if self._transport is not None and not self._transport.is_closing():
             self._transport.pause_reading()
 
     def resume_writing(self) -> None:
         """It reads again."""
-        if self._transport is not None and not self._transport.is_closing():
+        self._paused = False
+        held, self._held = self._held, []
+        self._serve_all(held)
+        if not self._paused and self._transport is not None and not self._transport.is_closing():
+            if self._waiting_since is not None and self.greeted:
+                self._waiting_since = self._loop.time()  # the rest of a frame could not come
             self._transport.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the owner once."""
         self._transport = None
         self._out.clear()
+        self._held.clear()
         self._owner.closed(self, self._reason or (str(exc) if exc else ""))
 
     # --- the owner calls ----------------------------------------------------------------
@@ -167,10 +195,14 @@ class Stream(asyncio.Protocol):
         if self._transport is not None:
             self._transport.close()
 
-    def overdue(self, now: float) -> bool:
-        """Whether hello, or the rest of a frame, has been awaited for too long."""
+    def sweep(self, now: float) -> None:
+        """End it when hello, the rest of a frame, or its reading has been awaited for too long."""
         since = self._waiting_since
-        return since is not None and now - since > limits.HELLO_TIMEOUT_MS / 1000
+        if self._paused:
+            if self._transport is not None and not self._transport.is_closing():
+                self._cut_off_if_stuck(self._transport)
+        elif since is not None and now - since > limits.HELLO_TIMEOUT_MS / 1000:
+            self.close("no hello, or half a message, for too long")
 
     def _end(self, error: errors.KVError) -> None:
         self.close(f"{error.name}: {error.message}")
@@ -187,11 +219,21 @@ class Stream(asyncio.Protocol):
         if not self._out:
             return
         transport, out = self._transport, self._out
+        self._written += self._out_bytes
         self._out = []
         self._out_bytes = 0
         if transport is None or transport.is_closing():
             return
         transport.write(out[0] if len(out) == 1 else b"".join(out))
         if transport.get_write_buffer_size() > limits.OUTPUT_BYTES_MAX:
+            self._cut_off_if_stuck(transport)
+
+    def _cut_off_if_stuck(self, transport: asyncio.Transport) -> None:
+        unsent = transport.get_write_buffer_size()
+        taken, now = self._written - unsent, self._loop.time()
+        if taken > self._taken:
+            self._taken, self._taken_at = taken, now
+        stuck = unsent > limits.OUTPUT_BYTES_MAX and now - self._taken_at > limits.OUTPUT_STALL_MS / 1000
+        if stuck or unsent > limits.OUTPUT_BYTES_CEILING:
             self._reason = "does not read its answers"
             transport.abort()

@@ -110,10 +110,10 @@ def decode_peer_read(params: Sequence[Any]) -> tuple[int, int, Sequence[bytes]]:
 
 
 def decode_peer_records(result: Any, count: int) -> Sequence[bytes | None] | None:
-    """Its answer, `[record | nil, ...]` for `count` keys; None when it is anything else."""
+    """Its answer, `[record | nil, ...]` for the first of `count` keys; None when it is anything else."""
     if (
         type(result) is tuple
-        and len(result) == count
+        and min(count, 1) <= len(result) <= count
         and _BYTES_OR_NIL.issuperset(map(type, result))
         and all(map(is_well_formed, filter(None, result)))
         and b"" not in result

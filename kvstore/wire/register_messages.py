@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from kvstore import errors, limits
 from kvstore.core.changes import Request
-from kvstore.core.record import is_well_formed
+from kvstore.core.record import HEADER_BYTES, is_well_formed
 from kvstore.core.window import Outcome
 from kvstore.types import OperationId, Version
 from kvstore.wire.options import Options, decode_options, shown
@@ -188,7 +188,11 @@ def decode_forward(params: Sequence[Any]) -> tuple[int, int, bytes, Request]:
 
 
 def decode_votes(params: Sequence[Any]) -> tuple[int, list[tuple[int, bytes, Any]]]:
-    """`[epoch, budget_ms, [kind, skey, ballot | record, ...]]`: what proposers ask in one message."""
+    """`[epoch, budget_ms, [kind, skey, ballot | record, ...]]`: what proposers ask in one message.
+
+    Of a record the header is there and says that it is a register's; the acceptor looks further, which is
+    quick for whoever holds the one before it.
+    """
     if len(params) == 3:
         epoch, budget_ms, flat = params
         if type(epoch) is type(budget_ms) is int and type(flat) is tuple and len(flat) % 3 == 0:
@@ -203,20 +207,23 @@ def _is_vote(kind: Any, skey: Any, what: Any) -> bool:
         return False
     if kind == PREPARE:
         return type(what) is int and 0 < what < 1 << 64
-    return kind == ACCEPT and type(what) is bytes and is_well_formed(what) and bool(what[17] & 1)
+    return kind == ACCEPT and type(what) is bytes and len(what) >= HEADER_BYTES and bool(what[17] & 1)
 
 
 def decode_voted(result: Any, count: int) -> list[tuple[int, int, bytes | None]] | None:
-    """Its answer, `[status, number, record | nil, ...]`; None when it is anything else."""
-    if type(result) is not tuple or len(result) != 3 * count:
+    """Its answer, `[status, number, record | nil, ...]`; None when it is anything else.
+
+    It may end early: the rest was not voted on.
+    """
+    if type(result) is not tuple or len(result) % 3 or not min(count, 1) <= len(result) // 3 <= count:
         return None
     voted = list(zip(result[::3], result[1::3], result[2::3], strict=True))
     return voted if all(type(s) is type(n) is int and _is_record(record) for s, n, record in voted) else None
 
 
 def decode_shown(result: Any, count: int) -> list[tuple[int, bytes | None]] | None:
-    """The answer to peek, `[promised, record | nil, ...]`; None when it is anything else."""
-    if type(result) is not tuple or len(result) != 2 * count:
+    """Of a peek: `[promised, record | nil, ...]`; None when it is anything else. It may end early."""
+    if type(result) is not tuple or len(result) % 2 or not min(count, 1) <= len(result) // 2 <= count:
         return None
     seen = list(zip(result[::2], result[1::2], strict=True))
     return seen if all(type(n) is int and _is_record(record) for n, record in seen) else None

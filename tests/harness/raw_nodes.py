@@ -106,8 +106,6 @@ async def running(directory: Path, count: int) -> AsyncIterator[Nodes]:
     """A cluster of `count` nodes, fully linked."""
     async with local_nodes(directory, count=count, cluster_id="c1" * 16, log_level="critical") as local:
         nodes = Nodes(local)
-        for number in range(1, count + 1):
-            await nodes.until_linked(number, count - 1)
         try:
             yield nodes
         finally:

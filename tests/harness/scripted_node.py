@@ -2,8 +2,8 @@
 
 Each keeps a dict and answers like a node that is alone and never slow. A test puts *acts* in front of a
 method: the next calls get them instead, one each. An act is a KVError (the answer), `HANG` (no answer),
-`DROP` (the connection breaks), `Raw` bytes (sent as they are), or a function of the params that returns the
-result or another act.
+`DROP` (the connection breaks), `Raw` bytes (sent as they are), `Later` (the good answer after a while), or a
+function of the params that returns the result or another act.
 """
 
 from __future__ import annotations
@@ -34,6 +34,13 @@ class Raw:
     """Bytes in the place of an answer."""
 
     data: bytes
+
+
+@dataclass(frozen=True)
+class Later:
+    """The answer of a good node, but not at once."""
+
+    seconds: float
 
 
 @dataclass
@@ -217,6 +224,9 @@ class _Link(asyncio.Protocol):
             self.transport.write(self._packer.error_response(msgid, act))
         elif isinstance(act, Raw):
             self.transport.write(act.data)
+        elif isinstance(act, Later):
+            answer = self._packer.response(msgid, node.serve(method, params))
+            asyncio.get_running_loop().call_later(act.seconds, self.transport.write, answer)
         elif act is not HANG:
             self.transport.write(self._packer.response(msgid, act))
 
@@ -273,3 +283,10 @@ async def scripted(count: int = 3) -> AsyncIterator[ScriptedCluster]:
     finally:
         for node in nodes:
             await node.kill()
+
+
+async def in_use(cluster: ScriptedCluster, connect: Connect, key: str) -> tuple[Client, ScriptedNode]:
+    """A client that has stored something under `key`, and the key's first owner, to which it is connected."""
+    kv = await connect()
+    await kv.put(key, b"v")
+    return kv, cluster.owners(key.encode())[0]

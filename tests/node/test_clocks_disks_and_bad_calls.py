@@ -156,7 +156,9 @@ async def test_a_full_disk_stops_writes_by_name_and_heals_by_itself(
     monkeypatch.setattr(SystemFiles, "free_bytes", lambda _self, _path: free[0])
     async with running(tmp_path, 1) as nodes:
         raw = await nodes.connect(1)
+        strong = {"c": "linearizable"}
         await raw.call("put", b"k", b"v", OPERATION, {})
+        await raw.call("put", b"r", b"v", OPERATION, strong)
         free[0] = 1_000
 
         async def until(wanted: str | None) -> None:
@@ -170,6 +172,10 @@ async def test_a_full_disk_stops_writes_by_name_and_heals_by_itself(
         await until("disk_full")
         assert (await raw.call("get", b"k", {}))[0] == b"v"
         await raw.call("delete", b"k", OPERATION, {})
+        assert (await raw.error("put", b"r", b"w", bytes(15) + b"w", strong | {"t": 500}))[0] == "disk_full"
+        assert (await raw.call("get", b"r", strong))[0] == b"v"
+        await raw.call("delete", b"r", bytes(15) + b"d", strong)
+        assert (await raw.call("get", b"r", strong))[0] is None
         free[0] = 1 << 40
         await until(None)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -207,6 +208,8 @@ async def test_a_directory_in_use_and_a_port_in_use_are_told_by_name(three: Node
 async def test_the_memory_engine_promises_no_disk(tmp_path: Path) -> None:
     async with running(tmp_path, 1) as nodes:
         await nodes.local.stop(ONE)
+        shutil.rmtree(tmp_path / "n1" / "base")  # else it refuses: it would lose what is there
+        shutil.rmtree(tmp_path / "n1" / "wal")
         await nodes.local.start(ONE, engine="memory")
         raw = await nodes.connect(1)
         for options in ({}, {"d": "always"}):

@@ -248,7 +248,10 @@ def test_peer_read(epoch: int, budget: int, many: tuple[bytes, ...]) -> None:
 @given(st.lists(st.none() | records_, max_size=5).map(tuple))
 def test_peer_records(many: tuple[bytes | None, ...]) -> None:
     assert messages.decode_peer_records(answered(many), len(many)) == many
-    assert messages.decode_peer_records(answered(many), len(many) + 1) is None
+    for asked in range(len(many) + 3):
+        taken = messages.decode_peer_records(answered(many), asked)
+        # It may end early, but not before the first.
+        assert taken == (many if len(many) == asked or 0 < len(many) < asked else None)
 
 
 @given(counts, counts, skeys, skeys, values, st.integers(0, 5_000), st.integers(0, 4 << 20))

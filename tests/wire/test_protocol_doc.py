@@ -193,7 +193,11 @@ def test_every_option_has_a_line() -> None:
         f"a text {limits.STRING_BYTES_MAX} bytes",
         f"within {limits.HELLO_TIMEOUT_MS} ms",
         f"{limits.IN_FLIGHT_PER_CONNECTION_MAX} requests unanswered",
-        f"{limits.OUTPUT_BYTES_MAX} unsent bytes",
+        f"{limits.OUTPUT_BYTES_MAX} unsent bytes and has taken none for {limits.OUTPUT_STALL_MS} ms",
+        f"at {limits.OUTPUT_BYTES_CEILING} unsent bytes",
+        f"that takes it above {limits.ANSWER_BYTES_MAX} bytes",
+        f"stay within {limits.ANSWER_BYTES_MAX} bytes",
+        f"closed above {limits.PEER_BATCH_BYTES_MAX} bytes",
     ],
 )
 def test_the_limits_are_those_of_the_code(sentence: str) -> None:

@@ -175,6 +175,11 @@ def test_votes_travel() -> None:
     )
     assert messages.decode_voted(answered([0, 0, None, 1, 9, STRONG]), 2) == [(0, 0, None), (1, 9, STRONG)]
     assert messages.decode_shown(answered([0, None, 9, STRONG]), 2) == [(0, None), (9, STRONG)]
+    assert messages.decode_voted(answered([0, 0, None]), 3) == [(0, 0, None)], "the others were not voted on"
+    assert messages.decode_shown(answered([0, None]), 3) == [(0, None)]
+    for decode in (messages.decode_voted, messages.decode_shown):
+        assert decode(answered([]), 1) is None
+        assert decode(answered([0, 0, None, 0, 0, None]), 1) is None
 
 
 @pytest.mark.parametrize(
@@ -192,7 +197,7 @@ def test_votes_travel() -> None:
         (1, 2, (PREPARE, b"\0\0k", STRONG)),
         (1, 2, (ACCEPT, b"\0\0k", 9)),
         (1, 2, (ACCEPT, b"\0\0k", PLAIN)),
-        (1, 2, (ACCEPT, b"\0\0k", STRONG[:59])),
+        (1, 2, (ACCEPT, b"\0\0k", STRONG[:37])),
     ],
 )
 def test_a_wrong_vote_is_malformed(params: tuple[Any, ...]) -> None:
