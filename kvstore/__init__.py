@@ -8,7 +8,7 @@
 
 from kvstore import errors
 from kvstore.api import connect, local_cluster
-from kvstore.client.changes import Applied, Change, NotApplied
+from kvstore.client.change import Applied, Change, NotApplied
 from kvstore.client.client import Client
 from kvstore.client.codecs import Codec
 from kvstore.client.locks import Lock

@@ -26,12 +26,12 @@ MODULES = {
     ),
     "kvstore/wire": "codec messages options peer_messages register_messages results session",
     "kvstore/node": (
-        "acceptor batches ceiling client_stream clocks coordinator deadlines linear link operations "
+        "acceptor asking batches ceiling client_stream clocks coordinator deadlines linear link operations "
         "peer_service phase proposers registers replica service stream turn verbs waiting"
     ),
     "kvstore/storage": "group memtable promises segment store tables wal",
-    "kvstore/client": "batches caller connection nodes receipt steps",
-    "kvstore/apps/ratelimit": "algorithms ledger registers turns windows",
+    "kvstore/client": "batches caller change change_batch connection nodes receipt steps",
+    "kvstore/apps/ratelimit": "algorithms clock ledger machine registers turns windows",
     "kvstore_cli": "bench_histogram bench_load bench_native bench_workload",
 }
 """Of each package the modules on the way of a request, and the load generator of `kv bench`, which shares the

@@ -2,9 +2,9 @@
 
 Rules kept here:
 - one deadline for the whole call, however many requests it takes;
-- a request holds at most BATCH_KEYS_MAX keys and BYTES_MAX of keys and values, and an eighth of that many
-  keys after each round in which a request broke as a whole: an answer that did not fit in a frame fits in
-  parts;
+- a request holds at most BATCH_KEYS_MAX keys and BYTES_MAX of keys and values, an eighth of that many keys
+  after each round in which a request broke as a whole, and no more than were told when an answer had no room
+  for all: what does not fit in one answer fits in parts;
 - each key has its own outcome. One that may be tried again is, at the next best node; once one of its
   tries was indefinite the key's outcome is, whatever later tries say;
 - a round in which some keys were done costs no attempt: it was progress.
@@ -60,7 +60,7 @@ class Batch:
         *,
         timeout: float,
         dice: Dice,
-        on_done: Callable[[Sequence[bytes]], None] | None = None,
+        on_done: Callable[[Mapping[bytes, Outcome]], None] | None = None,
     ) -> None:
         self._caller = caller
         self._request = request
@@ -169,15 +169,19 @@ class Batch:
                 self._failed(key, error)
             return
         epoch = 0
-        settled = []
+        full = False
+        settled: dict[bytes, Outcome] = {}
         for key, outcome in zip(keys, outcomes, strict=True):
             tries = self._tries[key] = self._tries.get(key, 0) + attempts
             if isinstance(outcome, errors.KVError):
+                full = full or isinstance(outcome, errors.Overloaded | errors.ConnectionLost)
                 self._failed(key, outcome)
             else:
-                self.done[key] = (outcome, node, tries)
+                settled[key] = (outcome, node, tries)
                 epoch = max(epoch, outcome.epoch)
-                settled.append(key)
+        self.done.update(settled)
+        if full and settled:
+            self._keys_max = min(self._keys_max, len(settled))
         self._caller.nodes.saw_epoch(epoch)
         if self._on_done is not None:
             self._on_done(settled)

@@ -11,7 +11,9 @@ Rules kept here:
 - once one try of a write was indefinite the whole call is, whatever later tries say;
 - every try names the instant after which it is void, so that one that was held up does not take effect
   when the call has long had its outcome;
-- a connection on which nothing at all came back during a try is given up: its node hangs or is cut off.
+- a connection on which nothing at all came back during a try is given up: its node hangs or is cut off. Not
+  before it was silent for a fifth of a second, for it is everybody's: who waits shorter than that disturbs
+  nobody, and those who do find out together.
 """
 
 from __future__ import annotations
@@ -31,6 +33,10 @@ Params = Callable[[int], Sequence[Any]]
 ATTEMPTS_MAX = 8
 _TRY_PART = 0.4
 _TRY_S_MIN = 0.25
+_TIME_S_MIN = 0.0005
+"""With less than that nothing can come back: such a try would only seem to tell something of its node."""
+_SILENT_S = 0.2
+"""What is too long to say nothing: less than a try takes, for loops tell the time in whole milliseconds."""
 _SILENCE = (errors.CannotConnect, errors.ConnectionLost, errors.DeadlineExceeded)
 _MARGIN_PART, _MARGIN_S_MAX = 0.1, 0.05
 
@@ -85,6 +91,7 @@ class Caller:
         self, nodes: Nodes, *, policy: RetryPolicy, budget: RetryBudget, attempts_max: int, dice: Dice
     ) -> None:
         self.nodes = nodes
+        self._loop = asyncio.get_running_loop()
         self._policy = policy
         self._budget = budget
         self._attempts_max = attempts_max
@@ -107,7 +114,7 @@ class Caller:
 
         `node`: ask this address and no other; `prefer`: ask it first. Raises the KVError that says most.
         """
-        loop = asyncio.get_running_loop()
+        loop = self.here()
         deadline = loop.time() + timeout
         self._budget.call()
         tries = _Tries(writes=writes)
@@ -117,7 +124,7 @@ class Caller:
             order = [node] if node is not None else self.nodes.candidates(key)
             if prefer is not None:
                 order = [prefer, *order]
-            address = tries.next(order) if left > 0 else None
+            address = tries.next(order) if left >= _TIME_S_MIN else None
             if address is None:
                 break
             try:
@@ -136,6 +143,15 @@ class Caller:
                 return result, number, attempt
         raise tries.unresolved or tries.last or errors.DeadlineExceeded(timeout_ms=int(timeout * 1000))
 
+    def here(self) -> asyncio.AbstractEventLoop:
+        """The loop of the connections, which is the caller's; anybody else's answers would never come.
+
+        Raises errors.WrongLoop.
+        """
+        if asyncio.get_running_loop() is not self._loop:
+            raise errors.WrongLoop
+        return self._loop
+
     async def _may_go_on(
         self,
         tries: _Tries,
@@ -146,7 +162,7 @@ class Caller:
         left: float,
     ) -> bool:
         """Whether to try again; returns when to."""
-        if attempt >= most or left <= 0:
+        if attempt >= most or left < _TIME_S_MIN:
             return False
         over = tries.is_round_over(order)
         unreachable = isinstance(error, errors.CannotConnect | errors.ConnectionLost | errors.ProtocolError)
@@ -188,15 +204,18 @@ class Caller:
                 result = await connection.call(method, request)
             decoded = decode(result)
         except TimeoutError:
-            nodes.failed(address)
+            since = None if connection is None else connection.silent_since
+            silence = 0.0 if since is None else self._loop.time() - since
+            if connection is None or max(silence, seconds) >= _SILENT_S:
+                nodes.failed(address)
             if connection is None:
                 raise errors.CannotConnect(
                     address=address, reason=f"no answer within {seconds:.2f} s"
                 ) from None
             if heard < 0:
                 raise too_many() from None
-            if connection.received == heard:
-                connection.give_up(f"it was silent for {seconds:.2f} s")
+            if connection.received == heard and silence >= _SILENT_S:
+                connection.give_up(f"it was silent for {silence:.2f} s")
             raise errors.DeadlineExceeded(timeout_ms=int(seconds * 1000)) from None
         except errors.Malformed as error:
             # From `decode`: it did answer, so it may have happened. (From hello: see Connection.open.)

@@ -1,20 +1,17 @@
-"""Changes of registers as data: made and checked here, sent alone or many at a time; what became of them."""
+"""`kv.change`: changes of registers, made and checked."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
 from kvstore import errors
 from kvstore.client import steps
+from kvstore.client.change import Change
 from kvstore.client.codecs import Codec
-from kvstore.client.receipt import Receipt, instant
 from kvstore.client.terms import Key, Terms, key_bytes
-from kvstore.core import window
-from kvstore.types import Durability, Operation, OperationId
-from kvstore.wire import messages
+from kvstore.types import Operation
 
 
 class _Unset:
@@ -22,78 +19,7 @@ class _Unset:
 
 
 UNSET: Final = _Unset()
-
-
-@dataclass(frozen=True, slots=True)
-class Applied:
-    """The change took effect. Truthy."""
-
-    version: int
-    """Of the change; the fencing token of a lock. Greater for every later change of the key."""
-    value: Any
-    """incr: the number after it; get_and_set: what was there before; else None."""
-    expires_at: float | None
-    existed: bool
-    """Something live was there before."""
-    receipt: Receipt
-
-    def __bool__(self) -> bool:
-        return True
-
-
-@dataclass(frozen=True, slots=True)
-class NotApplied:
-    """The change did not take effect and never will. Falsy."""
-
-    version: int
-    """Of what was found; 0: nothing."""
-    value: Any
-    """What was found; None: nothing, or the answer to a retry, which remembers only the outcome."""
-    receipt: Receipt
-
-    def __bool__(self) -> bool:
-        return False
-
-
-@dataclass(slots=True, eq=False)
-class Change:
-    """One change of one register. It is one operation: sent again, it is still done once."""
-
-    key: bytes
-    operation: bytes
-    """Its id, 16 bytes."""
-    name: str
-    args: Sequence[Any]
-    ends: dict[str, int] = field(default_factory=dict[str, int])
-    decode: Callable[[bytes], Any] = bytes
-    is_tried: bool = False
-    """It was sent, and may have been applied."""
-
-    @property
-    def named(self) -> Operation:
-        """By which it can be resolved, whatever happens to its answer."""
-        return Operation(self.key, OperationId(self.operation))
-
-    @property
-    def size(self) -> int:
-        """About as many bytes as it takes in a request."""
-        return len(self.key) + sum(len(each) for each in self.args if isinstance(each, bytes))
-
-    def outcome(self, changed: messages.Changed, node: int, attempts: int) -> Applied | NotApplied:
-        """What the answer of `node` says."""
-        receipt = Receipt(
-            changed.version,
-            changed.epoch,
-            changed.acked,
-            durability=Durability.ALWAYS,
-            coordinator=node,
-            attempts=attempts,
-        )
-        value = None if changed.value is None else self.decode(changed.value)
-        if changed.flags & window.APPLIED:
-            existed = bool(changed.flags & window.EXISTED)
-            return Applied(changed.version, value, instant(changed.expires_ms), existed, receipt)
-        return NotApplied(changed.version, value, receipt)
+_OPERATION_BYTES = 16
 
 
 class ChangeMaker:
@@ -120,10 +46,7 @@ class ChangeMaker:
             )
         value = None if new is None else steps.encoded(self._codec, new)
         if expected_version is not None:
-            if isinstance(expected_version, bool) or not isinstance(expected_version, int):
-                raise errors.BadOption(
-                    option="expected_version", given=repr(expected_version)[:60], allowed="a number"
-                )
+            _check_version(expected_version)
             return self._make(key, "cas_version", (expected_version, value), ttl, expires_at)
         expected = None if expected_value is None else steps.encoded(self._codec, expected_value)
         return self._make(key, "cas_value", (expected, value), ttl, expires_at)
@@ -177,6 +100,7 @@ class ChangeMaker:
 
     def extend(self, key: Key, ttl: float, *, expected_version: int = 0) -> Change:
         """Give a live key a new expiry if it has this version (0: any)."""
+        _check_version(expected_version)
         return self._make(key, "retime", (expected_version,), ttl, None)
 
     def resolve(self, operation: Operation | str | None) -> Change:
@@ -185,13 +109,13 @@ class ChangeMaker:
             named = Operation.parse(operation) if isinstance(operation, str) else operation
         except ValueError:
             named = None
-        if named is None:
+        if not isinstance(named, Operation) or len(named.id) != _OPERATION_BYTES:
             raise errors.BadOption(
                 option="operation",
                 given=repr(operation)[:60],
                 allowed="the `operation` of an Unresolved error",
             )
-        return Change(named.key, named.id, "resolve", (), decode=self._codec.decode)
+        return Change(key_bytes(named.key), named.id, "resolve", (), decode=self._codec.decode)
 
     def claim(self, key: bytes, owner: bytes, *, ttl: float) -> Change:
         """`put_if_absent` past the codec: what locks are made of."""
@@ -209,6 +133,13 @@ class ChangeMaker:
         terms = self._terms
         ends = terms.ends(ttl, expires_at)
         return Change(key_bytes(key), terms.operation(), name, args, ends, decode or self._codec.decode)
+
+
+def _check_version(version: object) -> None:
+    if isinstance(version, bool) or not isinstance(version, int) or not 0 <= version < 1 << 64:
+        raise errors.BadOption(
+            option="expected_version", given=repr(version)[:60], allowed="a version as reads tell it"
+        )
 
 
 def _number(data: bytes) -> int | bytes:

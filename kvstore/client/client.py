@@ -29,7 +29,7 @@ from kvstore.client.pages import Scan
 from kvstore.client.receipt import Entry, Location, Receipt, receipt_of
 from kvstore.client.registers import RegisterVerbs
 from kvstore.client.terms import Key, Terms, check_timeout, key_bytes, level_of
-from kvstore.client.urls import addresses_of
+from kvstore.client.urls import addresses_of, check_node
 from kvstore.core import hashing
 from kvstore.core.retry import RetryBudget, RetryPolicy
 from kvstore.core.topology import Topology
@@ -76,6 +76,7 @@ class Client(RegisterVerbs, CounterVerbs):
         check_timeout(timeout)
         if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
             raise errors.BadOption(option="retries", given=repr(retries)[:60], allowed="0 or more")
+        _check_token(token)
         nodes = Nodes(
             addresses_of(url),
             token=token or "",
@@ -109,7 +110,8 @@ class Client(RegisterVerbs, CounterVerbs):
         await self.close()
 
     async def close(self) -> None:
-        """Drop the connections; unanswered calls fail."""
+        """Drop the connections; unanswered calls fail. Raises errors.WrongLoop."""
+        self._caller.here()
         self._nodes.close()
         await asyncio.sleep(0)  # the transports end in the loop's next turn
 
@@ -347,6 +349,8 @@ class Client(RegisterVerbs, CounterVerbs):
 
     async def status(self, node: str | None = None, *, timeout: float | None = None) -> dict[str, Any]:
         """What a node says of itself; `node` is its `host:port`, any one by default."""
+        if node is not None:
+            check_node(node)
         status, _, _ = await self._caller.call(
             "status",
             lambda _t: (),
@@ -359,9 +363,19 @@ class Client(RegisterVerbs, CounterVerbs):
         return dict(status)
 
     async def ping(self, node: str | None = None, *, timeout: float | None = None) -> float:
-        """Seconds a round trip takes."""
+        """Seconds a round trip takes; `node` as in `status`."""
+        if node is not None:
+            check_node(node)
         began = self._clock.monotonic()
         await self._caller.call(
             "ping", lambda _t: (), key=None, timeout=self._terms.timeout(timeout), writes=False, node=node
         )
         return self._clock.monotonic() - began
+
+
+def _check_token(token: object) -> None:
+    """Raises errors.BadOption, which does not show it."""
+    # The only text that is no UTF-8 has halves of characters in it.
+    is_text = isinstance(token, str) and not any("\ud800" <= char <= "\udfff" for char in token)
+    if token is not None and not is_text:
+        raise errors.BadOption(option="token", given="what is no text", allowed="str that is UTF-8")

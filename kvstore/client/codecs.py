@@ -67,14 +67,14 @@ class JsonCodec:
         """Raises errors.BadOption for what JSON cannot hold."""
         try:
             return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise errors.BadOption(option="value", given=str(error), allowed="what JSON can hold") from None
 
     def decode(self, data: bytes) -> Any:
         """Raises errors.BadOption when the stored bytes are not JSON."""
         try:
             return json.loads(data)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise errors.BadOption(option="stored value", given=str(error), allowed="JSON") from None
 
 

@@ -58,6 +58,8 @@ class Connection(asyncio.Protocol):
         """The number of the node at the other end."""
         self.received = 0
         """How often bytes came in: a connection on which nothing does is a dead one."""
+        self.silent_since: float | None = None
+        """Since when, by the loop, something is asked and nothing at all came in, whoever waits for it."""
         self.on_lost: Callable[[Connection], None] | None = None
 
     @classmethod
@@ -149,6 +151,8 @@ class Connection(asyncio.Protocol):
             return 0
         self._next_id = msgid
         pending[msgid] = on_reply
+        if self.silent_since is None:
+            self.silent_since = self._loop.time()
         if len(pending) >= limits.CLIENT_IN_FLIGHT_MAX:
             self._room.close()
         if not self._out:
@@ -232,6 +236,7 @@ class Connection(asyncio.Protocol):
             elif frame[1] == 0 and frame[2] is not None:
                 # Id 0 answers no request: the node says why it is closing the connection.
                 self._refusal = errors.from_wire(frame[2])
+        self.silent_since = self._loop.time() if self._pending else None
         if self._room.is_full:
             self._look_for_room()
 

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from kvstore import errors
-from kvstore.client.changes import Applied
+from kvstore.client.change import Applied
+from kvstore.client.terms import key_bytes
 
 if TYPE_CHECKING:
     from kvstore.client.registers import RegisterVerbs
@@ -26,6 +28,8 @@ TTL_S_MIN = 0.1
 _RENEW_PART = 1 / 3
 _POLL_S_MIN, _POLL_S_MAX = 0.02, 0.5
 _OWNER_BYTES = 12
+_RENEW_S_MAX = 5.0
+"""For one try to renew: a long lease has time for many, and no call may take as long as it lasts."""
 
 
 class Lock:
@@ -34,17 +38,22 @@ class Lock:
     def __init__(
         self, verbs: RegisterVerbs, name: str, *, ttl: float, wait: float | None, clock: Clock, dice: Dice
     ) -> None:
-        if not isinstance(ttl, int | float) or isinstance(ttl, bool) or not ttl >= TTL_S_MIN:
+        lease, patience = _seconds(ttl), _seconds(wait)
+        if not lease >= TTL_S_MIN:
             raise errors.BadTtl(given=repr(ttl)[:60])
+        if wait is not None and math.isnan(patience):
+            raise errors.BadOption(option="wait", given=repr(wait)[:60], allowed="seconds, or None")
+        if not isinstance(name, str):
+            raise errors.BadOption(option="name", given=type(name).__name__, allowed="str")
         self.name = name
-        self.key = KEY_PREFIX + name.encode()
+        self.key = key_bytes(KEY_PREFIX.decode() + name)
         self.token = 0
         """The fencing token; 0 while the lock is not held."""
         self.lost = asyncio.Event()
         """Set when the lease ended without being released: stop what it protects."""
         self._verbs = verbs
-        self._ttl = float(ttl)
-        self._wait = wait
+        self._ttl = lease
+        self._wait = None if wait is None else patience
         self._clock = clock
         self._dice = dice
         self._owner = dice.randbytes(_OWNER_BYTES).hex().encode()
@@ -121,9 +130,9 @@ class Lock:
                 self.lost.set()
                 return
             try:
-                left = max(self._ends - began, 0.05)
+                timeout = min(max(self._ends - began, 0.05), _RENEW_S_MAX)
                 done = await self._verbs.extend(
-                    self.key, self._ttl, expected_version=self.token, timeout=left
+                    self.key, self._ttl, expected_version=self.token, timeout=timeout
                 )
             except errors.KVError:
                 pass  # not renewed; the next try, or the end
@@ -136,10 +145,10 @@ class Lock:
     async def release(self) -> None:
         """Give it back; harmless when it was lost or never held."""
         if self._renewing is not None:
-            self._renewing.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._renewing
-            self._renewing = None
+            renewing, self._renewing = self._renewing, None
+            renewing.cancel()
+            # Not `await renewing`: its cancellation looks like our caller's, which must go through.
+            await asyncio.wait([renewing])  # noqa: TID251  one task, so there is no order to lose
         token, self.token = self.token, 0
         if not token:
             return
@@ -147,3 +156,11 @@ class Lock:
             await self._verbs.delete_if(self.key, expected_version=token)
         except errors.KVError:
             self._ends = 0.0  # it ends by itself with its ttl
+
+
+def _seconds(given: object) -> float:
+    """As a float; NaN for what is no number, or an int beyond all floats."""
+    try:
+        return float(given) if isinstance(given, int | float) and not isinstance(given, bool) else math.nan
+    except OverflowError:
+        return math.nan

@@ -17,10 +17,13 @@ PAGE_KEYS = 500
 
 def prefix_bytes(prefix: Key) -> bytes:
     """A prefix as the store has it. Raises errors.BadOption."""
-    raw = prefix.encode() if isinstance(prefix, str) else prefix
+    try:
+        raw: object = prefix.encode() if isinstance(prefix, str) else prefix
+    except UnicodeEncodeError:
+        raw = None
     if not isinstance(raw, bytes) or len(raw) > limits.KEY_BYTES_MAX:
         raise errors.BadOption(
-            option="prefix", given=repr(prefix)[:60], allowed="str or bytes, as long as a key"
+            option="prefix", given=repr(prefix)[:60], allowed="str that is UTF-8, or bytes, as long as a key"
         )
     return raw
 
@@ -50,7 +53,8 @@ class Scan:
         self._left = limit
         self._cursor: bytes | None = None
         self._over = limit == 0
-        self._ready: list[Entry] = []
+        self._page = Receipt(0, 0, ())
+        self._ready: list[results.Row] = []
         """Fetched and not given out, the next one last."""
 
     def __aiter__(self) -> Self:
@@ -58,18 +62,23 @@ class Scan:
         return self
 
     async def __anext__(self) -> Entry:
-        """The next entry. Raises what a call raises; asked again it goes on where it was."""
-        while not self._ready:
-            page = await self.next_page()
-            if page is None:
-                raise StopAsyncIteration
-            self._ready = page[::-1]
-        return self._ready.pop()
+        """The next entry. Raises what a call raises; asked again it goes on where it was.
 
-    async def next_page(self) -> list[Entry] | None:
-        """What one more request brings (perhaps nothing), or None at the end."""
+        An entry that cannot be decoded raises once, in its place; the one after it comes next.
+        """
+        while (entry := self.take()) is None:
+            if not await self.fetch():
+                raise StopAsyncIteration
+        return entry
+
+    def take(self) -> Entry | None:
+        """The next entry of those that were fetched, or None. Raises what the codec raises."""
+        return self._entry(self._ready.pop()) if self._ready else None
+
+    async def fetch(self) -> bool:
+        """Make one more request (which perhaps brings nothing), once all was taken; False at the end."""
         if self._over:
-            return None
+            return False
         limit = PAGE_KEYS if self._left is None else min(self._left, PAGE_KEYS)
         position = self._cursor
         rows: results.Rows
@@ -85,10 +94,12 @@ class Scan:
         if self._left is not None:
             self._left -= len(rows.rows)
         self._over = rows.cursor is None or (self._left is not None and self._left <= 0)
-        receipt = Receipt(0, rows.epoch, rows.answered, coordinator=node, attempts=attempts)
-        return [self._entry(row, receipt) for row in rows.rows[:limit]]
+        self._page = Receipt(0, rows.epoch, rows.answered, coordinator=node, attempts=attempts)
+        self._ready = list(rows.rows[:limit])[::-1]
+        return True
 
-    def _entry(self, row: results.Row, page: Receipt) -> Entry:
+    def _entry(self, row: results.Row) -> Entry:
+        page = self._page
         value = None if row.payload is None else self._codec.decode(row.payload)
         receipt = Receipt(
             row.version, page.epoch, page.answered, coordinator=page.coordinator, attempts=page.attempts

@@ -14,14 +14,16 @@ after a lost answer is never applied twice. Three outcomes:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from kvstore import errors
 from kvstore.client import steps
-from kvstore.client.batches import Batch, Request
-from kvstore.client.changes import UNSET, Applied, Change, ChangeMaker, NotApplied
+from kvstore.client.batches import Batch
+from kvstore.client.change import Applied, Change, NotApplied
+from kvstore.client.change_batch import Became, ChangeBatch, OnOutcome
+from kvstore.client.changes import UNSET, ChangeMaker
 from kvstore.client.locks import Lock
 from kvstore.client.terms import Key, key_bytes
 from kvstore.types import Consistency, Operation
@@ -211,54 +213,28 @@ class RegisterVerbs:
 
     async def change_many(
         self,
-        changes: Sequence[Change],
+        changes: Iterable[Change],
         *,
         timeout: float | None = None,
-        on_outcome: Callable[[Change, Applied | NotApplied | errors.KVError], None] | None = None,
-    ) -> list[Applied | NotApplied | errors.KVError]:
+        on_outcome: OnOutcome | None = None,
+    ) -> list[Became]:
         """Make many changes with one request to each node: `[kv.change.incr("a"), kv.change.incr("b"), ...]`.
 
         Each is its own: no order between them, and not all-or-nothing. Returns the outcomes in order; a
         change that failed has its error in its place, and one that is `Unresolved` names its `operation`.
         `on_outcome` is told each as soon as it is there: those of one node do not wait for another's.
         """
-        by_operation = {change.operation: change for change in changes}
-
-        def params(part: Sequence[bytes], budget_ms: int) -> Sequence[Any]:
-            chosen = [by_operation[operation] for operation in part]
-            items = [(each.key, each.operation, each.name, each.args, each.ends) for each in chosen]
-            return messages.encode_change_many(items, {"t": budget_ms})
-
-        request = Request(
-            method="change_many",
-            params=params,
-            decode=messages.decode_changed,
-            writes=True,
-            sizes={operation: change.size for operation, change in by_operation.items()},
-            key_of=lambda operation: by_operation[operation].key,
-        )
-        outcomes: dict[bytes, Applied | NotApplied | errors.KVError] = {}
-
-        def settle(operation: bytes, outcome: Applied | NotApplied | errors.KVError) -> None:
-            outcomes[operation] = outcome
-            if on_outcome is not None:
-                on_outcome(by_operation[operation], outcome)
-
-        def done(operations: Sequence[bytes]) -> None:
-            for operation in operations:
-                settle(operation, by_operation[operation].outcome(*batch.done[operation]))
-
+        changes = list(changes)
+        made = ChangeBatch(changes, on_outcome)
         timeout = self._terms.timeout(timeout)
-        batch = Batch(self._caller, request, timeout=timeout, dice=self._dice, on_done=done)
-        batch.asked |= {change.operation for change in changes if change.is_tried}
+        batch = Batch(self._caller, made.request(), timeout=timeout, dice=self._dice, on_done=made.answered)
+        batch.asked |= made.tried()
         try:
-            await batch.run(list(by_operation))
+            await batch.run(list(made.changes))
         finally:
-            for operation in batch.asked:
-                by_operation[operation].is_tried = True
-        for operation, error in batch.failures.items():
-            settle(operation, _named(error, by_operation[operation]))
-        return [outcomes[change.operation] for change in changes]
+            made.asked(batch.asked)
+        made.failed(batch.failures)
+        return [made.became[change.operation] for change in changes]
 
     def lock(self, name: str, ttl: float = 10.0, *, wait: float | None = None) -> Lock:
         """A lease on a name: `async with kv.lock("job", ttl=10) as lease: ... lease.token ...`.
@@ -282,12 +258,3 @@ class RegisterVerbs:
                 decode=messages.decode_changed,
             )
         return change.outcome(changed, node, attempts)
-
-
-def _named(error: errors.KVError, change: Change) -> errors.KVError:
-    """The error of one change of many; when it is unresolved, with the name of the operation."""
-    if not isinstance(error, errors.Unresolved):
-        return error
-    own = type(error)(**error.fields)  # many may have the same one
-    own.operation = change.named
-    return own

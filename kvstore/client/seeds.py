@@ -46,7 +46,7 @@ async def _addresses(seed: str, port: int) -> list[str]:
         infos = await asyncio.get_running_loop().getaddrinfo(
             host.strip("[]"), number, type=socket.SOCK_STREAM
         )
-    except OSError:
+    except (OSError, UnicodeError):  # the second: a label that no name may have
         return []
     hosts = [str(info[4][0]) for info in infos]
     return [f"[{each}]:{number}" if ":" in each else f"{each}:{number}" for each in hosts]

@@ -31,8 +31,15 @@ def naming(raw: bytes, operation: bytes, options: Mapping[str, Any]) -> Iterator
         yield
     except errors.Unresolved as error:
         if options.get("c") == Consistency.LINEARIZABLE.value:
-            error.operation = Operation(raw, OperationId(operation))
+            raise named(error, Operation(raw, OperationId(operation))) from None
         raise
+
+
+def named(error: errors.Unresolved, operation: Operation) -> errors.Unresolved:
+    """The same error as an object of its own, since many calls may have got this one, with its operation."""
+    own = type(error)(**error.fields)
+    own.operation = operation
+    return own
 
 
 async def head(

@@ -14,6 +14,8 @@ from kvstore.types import Consistency
 
 Key = str | bytes
 _TAIL_BYTES, _COUNT_BYTES = 6, 4
+_SECONDS_MAX = 1e15
+"""Far beyond what may be asked for, and small enough to be reckoned with: ints know no bound."""
 
 
 def key_bytes(key: Key) -> bytes:
@@ -133,6 +135,10 @@ class Terms:
 
 
 def _number(seconds: object) -> float:
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not math.isfinite(seconds):
+    if (
+        isinstance(seconds, bool)
+        or not isinstance(seconds, int | float)
+        or not -_SECONDS_MAX < seconds < _SECONDS_MAX
+    ):
         raise errors.BadTtl(given=repr(seconds)[:60])
     return seconds

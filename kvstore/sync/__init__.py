@@ -6,10 +6,12 @@
             work(fenced_by=lease.token)
 
 One private event loop runs in one daemon thread for each client; the calls of any thread are handed to
-it and waited for, so a client may be shared between threads. It must not be shared over a fork.
+it and waited for, so a client may be shared between threads. After a fork the child connects anew at its
+first call; locks that are held and scans that are under way stay with the parent.
 """
 
 from kvstore.sync.client import Client, connect
 from kvstore.sync.locks import Lock
+from kvstore.sync.resident import Resident
 
-__all__ = ["Client", "Lock", "connect"]
+__all__ = ["Client", "Lock", "Resident", "connect"]

@@ -14,22 +14,16 @@ from kvstore.client.receipt import Entry, Location, Receipt
 from kvstore.client.terms import Key
 from kvstore.core.topology import Topology
 from kvstore.sync.counters import CounterVerbs
-from kvstore.sync.loop_thread import LoopThread
 from kvstore.sync.registers import RegisterVerbs
+from kvstore.sync.resident import Resident
 
 
 class Client(RegisterVerbs, CounterVerbs):
     """A blocking connection to a cluster. Make it with `kvstore.sync.connect`."""
 
     def __init__(self, url: str | Sequence[str], options: Mapping[str, Any]) -> None:
-        self._thread = LoopThread()
-        self._run = self._thread.run
         self._timeout = options["timeout"]
-        try:
-            self._client: asynchronous.Client = self._run(api.connect(url, **options))
-        except BaseException:
-            self._thread.end()
-            raise
+        self._resident = Resident(lambda: api.connect(url, **options), asynchronous.Client.close)
 
     def __enter__(self) -> Self:
         """The client itself."""
@@ -41,9 +35,7 @@ class Client(RegisterVerbs, CounterVerbs):
 
     def close(self) -> None:
         """Drop the connections and end the thread; harmless when repeated."""
-        if not self._thread.ended:
-            self._run(self._client.close())
-            self._thread.end()
+        self._resident.end()
 
     def put(
         self,
@@ -206,12 +198,14 @@ class Client(RegisterVerbs, CounterVerbs):
         entries = self._client.scan(
             prefix, limit=limit, keys_only=keys_only, consistency=consistency, r=r, timeout=timeout
         )
-        return self._entries(entries)
+        # Not a generator: one error, of an entry that cannot be decoded perhaps, would end it.
+        return iter(lambda: self._next(entries), None)
 
-    def _entries(self, scan: Scan) -> Iterator[Entry]:
+    def _next(self, scan: Scan) -> Entry | None:
         # A page, not an entry, for each way to the other thread and back.
-        while (page := self._run(scan.next_page())) is not None:
-            yield from page
+        while (entry := scan.take()) is None and self._run(scan.fetch()):
+            pass
+        return entry
 
     def locate(self, key: Key, *, timeout: float | None = None) -> Location:
         """See `kvstore.Client.locate`."""

@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from kvstore.client.receipt import Receipt
 from kvstore.client.terms import Key
-
-if TYPE_CHECKING:
-    from kvstore.client import client as asynchronous
-    from kvstore.sync.loop_thread import LoopThread
+from kvstore.sync.verbs import Verbs
 
 
-class CounterVerbs:
+class CounterVerbs(Verbs):
     """What the blocking `Client` can do with counters."""
-
-    _client: asynchronous.Client
-    _thread: LoopThread
 
     def counter_add(
         self,
@@ -29,7 +21,7 @@ class CounterVerbs:
         durability: str | None = None,
     ) -> Receipt:
         """See `kvstore.Client.counter_add`."""
-        return self._thread.run(
+        return self._run(
             self._client.counter_add(
                 key, by, consistency=consistency, w=w, timeout=timeout, durability=durability
             )
@@ -39,4 +31,4 @@ class CounterVerbs:
         self, key: Key, *, consistency: str | None = None, r: int | None = None, timeout: float | None = None
     ) -> int:
         """See `kvstore.Client.counter_get`."""
-        return self._thread.run(self._client.counter_get(key, consistency=consistency, r=r, timeout=timeout))
+        return self._run(self._client.counter_get(key, consistency=consistency, r=r, timeout=timeout))

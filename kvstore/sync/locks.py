@@ -46,16 +46,20 @@ class Lock:
     @property
     def held(self) -> bool:
         """Whether the lease lasts still, by this machine's monotonic clock, which is only advice."""
-        return not self._thread.ended and self._lock.held
+        return self._is_alive and self._lock.held
 
     def acquire(self) -> int:
         """Wait for the lock; returns the fencing token. Raises errors.LockTaken when `wait` is over."""
         return self._thread.run(self._acquire())
 
     def release(self) -> None:
-        """Give it back; harmless when it was lost, never held, or left behind by a closed client."""
-        if not self._thread.ended:
+        """Give it back; harmless when it was lost, never held, of a closed client or a parent."""
+        if self._is_alive:
             self._thread.run(self._release())
+
+    @property
+    def _is_alive(self) -> bool:
+        return self._thread.is_here and not self._thread.ended
 
     async def _acquire(self) -> int:
         token = await self._lock.acquire()

@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kvstore import errors
-from kvstore.client.changes import UNSET, Applied, Change, ChangeMaker, NotApplied
+from kvstore.client.change import Applied, Change, NotApplied
+from kvstore.client.change_batch import Became, OnOutcome
+from kvstore.client.changes import UNSET, ChangeMaker
 from kvstore.client.terms import Key, check_timeout
 from kvstore.io.entropy import system_dice
 from kvstore.sync.locks import Lock
+from kvstore.sync.verbs import Verbs
 from kvstore.types import Consistency, Operation
-
-if TYPE_CHECKING:
-    from kvstore.client import client as asynchronous
-    from kvstore.sync.loop_thread import LoopThread
 
 _BACKOFF_S, _BACKOFF_S_MAX = 0.002, 0.25
 
 
-class RegisterVerbs:
+class RegisterVerbs(Verbs):
     """What the blocking `Client` can do with registers."""
-
-    _client: asynchronous.Client
-    _thread: LoopThread
-    _timeout: float
 
     def cas(
         self,
@@ -40,7 +35,7 @@ class RegisterVerbs:
         timeout: float | None = None,
     ) -> Applied | NotApplied:
         """See `kvstore.Client.cas`."""
-        return self._thread.run(
+        return self._run(
             self._client.cas(
                 key,
                 new=new,
@@ -62,7 +57,7 @@ class RegisterVerbs:
         timeout: float | None = None,
     ) -> Applied | NotApplied:
         """See `kvstore.Client.put_if_absent`."""
-        return self._thread.run(
+        return self._run(
             self._client.put_if_absent(key, value, ttl=ttl, expires_at=expires_at, timeout=timeout)
         )
 
@@ -75,7 +70,7 @@ class RegisterVerbs:
         timeout: float | None = None,
     ) -> Applied | NotApplied:
         """See `kvstore.Client.delete_if`."""
-        return self._thread.run(
+        return self._run(
             self._client.delete_if(
                 key, expected_version=expected_version, expected_value=expected_value, timeout=timeout
             )
@@ -95,7 +90,7 @@ class RegisterVerbs:
         timeout: float | None = None,
     ) -> Applied | NotApplied:
         """See `kvstore.Client.incr`."""
-        return self._thread.run(
+        return self._run(
             self._client.incr(
                 key,
                 by,
@@ -119,7 +114,7 @@ class RegisterVerbs:
         timeout: float | None = None,
     ) -> Applied:
         """See `kvstore.Client.get_and_set`."""
-        return self._thread.run(
+        return self._run(
             self._client.get_and_set(key, value, ttl=ttl, expires_at=expires_at, timeout=timeout)
         )
 
@@ -127,9 +122,7 @@ class RegisterVerbs:
         self, key: Key, ttl: float, *, expected_version: int = 0, timeout: float | None = None
     ) -> Applied | NotApplied:
         """See `kvstore.Client.extend`."""
-        return self._thread.run(
-            self._client.extend(key, ttl, expected_version=expected_version, timeout=timeout)
-        )
+        return self._run(self._client.extend(key, ttl, expected_version=expected_version, timeout=timeout))
 
     def update(
         self,
@@ -144,12 +137,11 @@ class RegisterVerbs:
         if timeout is not None:
             check_timeout(timeout)
         now, dice = self._thread.now, system_dice()
-        deadline = now() + (self._timeout if timeout is None else timeout)
+        whole = self._timeout if timeout is None else timeout
+        deadline = now() + whole
         pause, left = _BACKOFF_S, timeout
         while left is None or left > 0.001:
-            entry = self._thread.run(
-                self._client.get(key, consistency=Consistency.LINEARIZABLE, timeout=left)
-            )
+            entry = self._run(self._client.get(key, consistency=Consistency.LINEARIZABLE, timeout=left))
             new = change(None if entry is None else entry.value)
             left = max(deadline - now(), 0.001)
             expected = 0 if entry is None else entry.version
@@ -158,13 +150,13 @@ class RegisterVerbs:
                 return done
             time.sleep(dice.random() * pause)
             pause, left = min(pause * 2, _BACKOFF_S_MAX), deadline - now()
-        raise errors.NoMajority(operation="update (others kept coming in between)")
+        raise errors.Contended(key=repr(key), timeout_ms=int(whole * 1000))
 
     def resolve(
         self, operation: Operation | str | None, *, timeout: float | None = None
     ) -> Applied | NotApplied:
         """See `kvstore.Client.resolve`."""
-        return self._thread.run(self._client.resolve(operation, timeout=timeout))
+        return self._run(self._client.resolve(operation, timeout=timeout))
 
     @property
     def change(self) -> ChangeMaker:
@@ -173,13 +165,13 @@ class RegisterVerbs:
 
     def change_many(
         self,
-        changes: Sequence[Change],
+        changes: Iterable[Change],
         *,
         timeout: float | None = None,
-        on_outcome: Callable[[Change, Applied | NotApplied | errors.KVError], None] | None = None,
-    ) -> list[Applied | NotApplied | errors.KVError]:
+        on_outcome: OnOutcome | None = None,
+    ) -> list[Became]:
         """See `kvstore.Client.change_many`. `on_outcome` runs on the client's own thread."""
-        return self._thread.run(self._client.change_many(changes, timeout=timeout, on_outcome=on_outcome))
+        return self._run(self._client.change_many(changes, timeout=timeout, on_outcome=on_outcome))
 
     def lock(self, name: str, ttl: float = 10.0, *, wait: float | None = None) -> Lock:
         """A lease on a name: `with kv.lock("job", ttl=10) as lease: ... lease.token ...`."""

@@ -74,3 +74,44 @@ async def test_a_number_that_counts_a_period(kv: kvstore.Client) -> None:
         await kv.incr("n")
     with pytest.raises(errors.BadOption):
         await kv.incr("n", period="20")  # type: ignore[arg-type]
+
+
+async def test_changes_may_come_from_a_generator(kv: kvstore.Client) -> None:
+    done = await kv.change_many(kv.change.incr(f"n{number}", number) for number in range(3))
+    assert [each.value for each in done if isinstance(each, kvstore.Applied)] == [0, 1, 2]
+
+
+class Picky:
+    """Reads only what begins with a plus."""
+
+    def encode(self, value: bytes) -> bytes:
+        return value
+
+    def decode(self, data: bytes) -> bytes:
+        if not data.startswith(b"+"):
+            raise ValueError("no plus")
+        return data
+
+
+async def test_a_change_that_was_applied_is_never_told_as_refused() -> None:
+    async with kvstore.local_cluster(nodes=3, codec=Picky()) as kv:
+        for key in ("a", "b", "c"):
+            await kv.put(key, b"old", consistency="linearizable")
+        with pytest.raises(errors.Unresolved, match="was applied") as unresolved:
+            await kv.get_and_set("a", b"+new")
+        assert not unresolved.value.definite
+        assert unresolved.value.operation.key == b"a"
+        assert await held(kv, "a") == b"+new"
+        with pytest.raises(errors.BadOption):
+            await kv.cas("b", new=b"+new", expected_version=1)
+        done = await kv.change_many(
+            [
+                kv.change.get_and_set("b", b"+new"),
+                kv.change.put_if_absent("c", b"+new"),
+                kv.change.incr("n"),
+            ]
+        )
+        assert [type(each) for each in done] == [errors.Unresolved, errors.BadOption, kvstore.Applied]
+        assert isinstance(done[0], errors.Unresolved)
+        assert done[0].operation.key == b"b"
+        assert await held(kv, "b") == b"+new"

@@ -167,3 +167,17 @@ async def test_it_counts_while_nodes_are_away_and_meets_again(local: LocalNodes)
         for _ in range(5):
             await kv.counter_add("c", 1, timeout=5)
         assert await kv.counter_get("c", timeout=5) == 11
+
+
+async def test_a_counter_is_given_no_end(local: LocalNodes) -> None:
+    """Its copies merge: an end that came nearer was undone by any of them, and tried until the deadline."""
+    async with await kvstore.connect(local.urls) as kv:
+        await kv.counter_add("c", 5)
+        for refused in (kv.touch("c", ttl=60), kv.persist("c")):
+            with pytest.raises(errors.Unsupported, match="counter") as caught:
+                await refused
+            assert caught.value.definite
+        await kv.counter_add("c", 1)
+        found = await kv.get("c")
+        assert found is not None
+        assert (found.value, found.expires_at) == (b"6", None)

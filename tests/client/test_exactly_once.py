@@ -10,7 +10,7 @@ import pytest
 import kvstore
 from kvstore import errors
 from kvstore.client.caller import Caller
-from kvstore.client.changes import Applied
+from kvstore.client.change import Applied
 from kvstore.core.changes import Request
 from kvstore.node.proposers import OnSettled, Settled
 from kvstore.node.registers import Registers

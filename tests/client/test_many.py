@@ -206,3 +206,24 @@ async def test_outcomes_of_another_shape_are_told_as_in_doubt(
     with pytest.raises(errors.BatchFailed) as failed:
         await kv.put_many({"k": b"v"}, timeout=0.5)
     assert [type(error) for error in failed.value.failures.values()] == [errors.ConnectionLost]
+
+
+async def test_an_answer_without_room_for_all_is_asked_for_in_parts(
+    cluster: ScriptedCluster, connect: Connect
+) -> None:
+    kv = await connect()
+    keys = [f"{{one}}{i}".encode() for i in range(50)]
+    await kv.put_many(dict.fromkeys(keys, b"v"))
+    full = errors.Overloaded(what="bytes in one answer", maximum=1, retry_after_ms=0)
+    for node in cluster.nodes.values():
+
+        def act(asked: Any, *rest: Any, node: Any = node) -> Any:
+            outcomes = node.serve("get_many", (asked, *rest))
+            return [*outcomes[:4], *(results.encode_failure(full) for _ in outcomes[4:])]
+
+        node.always["get_many"] = act
+    found = await kv.get_many(keys)
+    assert list(found) == keys
+    assert all(entry is not None and entry.value == b"v" for entry in found.values())
+    pieces = [len(p[0]) for node in cluster.nodes.values() for m, p in node.calls if m == "get_many"]
+    assert sorted(pieces) == [2, *[4] * 11, 50], "what fitted once is what is asked for from then on"

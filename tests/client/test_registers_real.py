@@ -6,12 +6,12 @@ import asyncio
 import functools
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
+from nodes_in_thread import nodes_in_thread
 
 import kvstore
 from kvstore import errors
@@ -28,21 +28,8 @@ Connect = Callable[..., Awaitable[kvstore.Client]]
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
     """The addresses of three durable nodes, which run in a thread for all tests that stop none."""
-    ready: Future[list[str]] = Future()
-    stop: Future[None] = Future()
-
-    async def serve() -> None:
-        async with local_nodes(tmp_path_factory.mktemp("nodes"), count=3, cluster_id="f" * 32) as local:
-            ready.set_result(local.urls)
-            await asyncio.wrap_future(stop)
-
-    with ThreadPoolExecutor(1) as thread:
-        served = thread.submit(asyncio.run, serve())
-        try:
-            yield ready.result(timeout=30)
-        finally:
-            stop.set_result(None)
-            served.result(timeout=30)
+    with nodes_in_thread(tmp_path_factory.mktemp("nodes")) as found:
+        yield found
 
 
 @pytest.fixture

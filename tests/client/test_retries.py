@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from scripted_node import DROP, HANG, Connect, Raw, ScriptedCluster
+from scripted_node import DROP, HANG, Connect, Raw, ScriptedCluster, in_use
 
 from kvstore import errors, limits
 
@@ -280,9 +280,7 @@ def first_only(cluster: ScriptedCluster) -> str:
 async def test_a_cancelled_call_is_forgotten_and_the_connection_stays(
     cluster: ScriptedCluster, connect: Connect
 ) -> None:
-    kv = await connect()
-    await kv.put(KEY, b"v")
-    first = cluster.owners(RAW)[0]
+    kv, first = await in_use(cluster, connect, KEY)
     accepted = first.accepted
     first.acts["get"].append(HANG)
     task = asyncio.get_running_loop().create_task(kv.get(KEY))
@@ -295,54 +293,6 @@ async def test_a_cancelled_call_is_forgotten_and_the_connection_stays(
     assert entry is not None
     assert entry.receipt.attempts == 1
     assert first.accepted == accepted
-
-
-async def test_a_silent_connection_is_given_up_and_a_fresh_one_tried(
-    cluster: ScriptedCluster, connect: Connect
-) -> None:
-    """Its other end may be gone for ever, or cut off; TCP would take a quarter of an hour to say so."""
-    kv = await connect()
-    await kv.put(KEY, b"v")
-    first = cluster.owners(RAW)[0]
-    accepted = first.accepted
-    first.acts["get"].append(HANG)
-    assert (await kv.get(KEY, timeout=0.5)).receipt.attempts == 2  # type: ignore[union-attr]
-    kv._nodes.worked(first.address)
-    entry = await kv.get(KEY)
-    assert entry is not None
-    assert entry.receipt.coordinator == first.number
-    assert first.accepted == accepted + 1
-
-
-async def test_a_connection_on_which_others_get_answers_is_kept(
-    cluster: ScriptedCluster, connect: Connect
-) -> None:
-    kv = await connect()
-    await kv.put(KEY, b"v")
-    first = cluster.owners(RAW)[0]
-    accepted = first.accepted
-    first.acts["get"].append(HANG)
-    slow = asyncio.get_running_loop().create_task(kv.get(KEY, timeout=0.5))
-    while not slow.done():
-        kv._nodes.worked(first.address)
-        await kv.put(KEY, b"v")
-        await asyncio.sleep(0.01)
-    assert (await slow).receipt.attempts == 2  # type: ignore[union-attr]
-    assert first.accepted == accepted
-
-
-async def test_when_the_pause_is_over_one_call_finds_out_for_all(
-    cluster: ScriptedCluster, connect: Connect
-) -> None:
-    kv = await connect()
-    await kv.put(KEY, b"v")
-    first = cluster.owners(RAW)[0]
-    kv._nodes._failures[first.address] = (6, 0.0)  # it failed often, and the last pause has passed
-    first.always["get"] = HANG
-    async with asyncio.TaskGroup() as tasks:
-        for _ in range(50):
-            tasks.create_task(kv.get(KEY, timeout=0.6))
-    assert first.asked("get") == 1
 
 
 async def test_a_try_that_never_got_out_is_definite(cluster: ScriptedCluster, connect: Connect) -> None:
@@ -385,3 +335,18 @@ async def test_who_is_told_to_be_late_compares_the_clocks(cluster: ScriptedClust
     async with asyncio.timeout(1):
         while "ping" not in [method for method, _ in first.calls]:
             await asyncio.sleep(0.001)
+
+
+async def test_calls_that_lose_one_connection_name_an_operation_each(
+    cluster: ScriptedCluster, connect: Connect
+) -> None:
+    node = cluster.nodes[1]
+    kv = await connect(f"kv://{node.address}", pinned=True)
+    node.always["change"] = HANG
+    calls = [asyncio.create_task(kv.incr(f"n{number}")) for number in range(4)]
+    while node.asked("change") < len(calls):
+        await asyncio.sleep(0.001)
+    await node.kill()
+    outcomes = await asyncio.gather(*calls, return_exceptions=True)
+    operations = [each.operation.key for each in outcomes if isinstance(each, errors.Unresolved)]
+    assert operations == [b"n0", b"n1", b"n2", b"n3"]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 from scripted_node import DROP, Connect, ScriptedCluster
 
+import kvstore.sync
 from kvstore import errors
 from kvstore.client import pages
 from kvstore.client.client import Client
@@ -85,6 +87,30 @@ async def test_a_scan_can_be_left_and_gone_on_with(connect: Connect) -> None:
     assert [entry async for entry in closed] == []
 
 
+async def test_an_entry_that_cannot_be_decoded_takes_no_other_with_it(
+    cluster: ScriptedCluster, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pages, "PAGE_KEYS", 10)
+    raw = await filled(connect, 30)
+    await raw.put("a:0015", b"{")
+    scan = (await connect(codec="json")).scan("a:")
+    seen = [await anext(scan) for _ in range(15)]
+    with pytest.raises(errors.BadOption, match="stored value"):
+        await anext(scan)
+    seen += [entry async for entry in scan]
+    assert [entry.value for entry in seen] == [number for number in range(30) if number != 15]
+
+    def blocking() -> None:
+        with kvstore.sync.connect(cluster.url, codec="json") as kv:
+            entries = kv.scan("a:")
+            values = [next(entries).value for _ in range(15)]
+            with pytest.raises(errors.BadOption, match="stored value"):
+                next(entries)
+            assert values + [entry.value for entry in entries] == [entry.value for entry in seen]
+
+    await asyncio.to_thread(blocking)
+
+
 @pytest.mark.parametrize(
     ("wrong", "kind"),
     [
@@ -92,6 +118,7 @@ async def test_a_scan_can_be_left_and_gone_on_with(connect: Connect) -> None:
         ({"limit": True}, errors.BadOption),
         ({"limit": 1.5}, errors.BadOption),
         ({"prefix": 7}, errors.BadOption),
+        ({"prefix": "\ud800"}, errors.BadOption),
         ({"prefix": "x" * 481}, errors.BadOption),
         ({"consistency": "most"}, errors.BadConsistency),
         ({"r": 0}, errors.BadConsistency),
