@@ -22,7 +22,7 @@ _FORMATS = {
     "json": "one document; bytes that are not UTF-8 stand as base64 under NAME_b64",
     "jsonl": "one JSON object a line, as it comes",
     "csv": "a heading and rows, for spreadsheets and `kv import`",
-    "raw": "the exact bytes of the value and nothing else",
+    "raw": "one value: its exact bytes and nothing else; rows: exact bytes between tabs, a row a line",
 }
 assert tuple(_FORMATS) == FORMATS
 

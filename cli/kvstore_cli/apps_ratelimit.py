@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+from kvstore_cli.apps_store import store_of
 from kvstore_cli.commands import KvCommand, LazyGroup, pass_session
 from kvstore_cli.output import Output
 from kvstore_cli.problems import FileProblem, UsageProblem
 from kvstore_cli.session import Session
-from kvstore_cli.settings import token_of
 
 if TYPE_CHECKING:
     from kvstore.apps.ratelimit.rules import Rules
@@ -62,20 +62,21 @@ def ratelimit_group(
         raise UsageProblem(problem="--rules is missing", hint="kv app ratelimit --rules FILE")
     _loaded(rules)
     try:
-        from kvstore.apps.ratelimit import serving
+        from kvstore.apps import serving
+        from kvstore.apps.ratelimit import serving as ratelimit
     except ModuleNotFoundError as missing:
         raise UsageProblem(
             problem=f"{missing.name} is not installed", hint="pip install 'kvring[apps]'"
         ) from None
-    chosen = url or session.settings.url
-    token = token_of(session.settings)
-    places = serving.Places(host=host, port=port, grpc_port=grpc_port)
+    settings = session.settings.merged({"url": url})
+    places = ratelimit.Places(host=host, port=port, grpc_port=grpc_port)
 
     async def work() -> None:
-        async with serving.store(chosen, token=token) as kv:
-            await serving.serve(kv, Path(rules), places, log=serving.json_log())
+        async with await store_of(settings) as kv:
+            await ratelimit.serve(kv, Path(rules), places, log=ratelimit.json_log())
 
-    asyncio.run(work())
+    with asyncio.Runner(loop_factory=serving.new_event_loop) as runner:
+        runner.run(work())
     return 0
 
 

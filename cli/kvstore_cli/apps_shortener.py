@@ -3,36 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from kvstore_cli.apps_store import store_of
 from kvstore_cli.commands import KvCommand, pass_session
 from kvstore_cli.problems import FileProblem, UsageProblem
 from kvstore_cli.session import Session
-from kvstore_cli.settings import token_of
 
 if TYPE_CHECKING:
     import socket
 
-    from kvstore.client.client import Client
+    from kvstore_cli.settings import Settings
 
 
 _FLAGS = frozenset(("base_url", "allow_private", "blocked", "web", "trust_proxy"))
 """Options of the service that are options of the command already."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """Where the links are kept."""
-
-    url: str | None
-    token: str | None
-    timeout_s: float
-    directory: str | None
 
 
 @click.command(cls=KvCommand)
@@ -77,17 +66,17 @@ def shortener_command(
     owners = _owners(keys) if keys is not None else {}
     blocked = _lines(block) if block is not None else []
     try:
-        from kvstore.apps.shortener import access, options, serving
+        from kvstore.apps import serving
+        from kvstore.apps.shortener import access, options
+        from kvstore.apps.shortener.serving import log_line
     except ModuleNotFoundError as missing:
         raise UsageProblem(
             problem=f"{missing.name} is not installed", hint="pip install 'kvring[apps]'"
         ) from None
-    place = _Place(
-        session.settings.url, token_of(session.settings), session.settings.deadline_ms / 1000, directory
-    )
-    if place.url is not None and directory is not None:
+    settings = session.settings
+    if settings.named is not None and directory is not None:
         raise UsageProblem(problem="--dir is for a cluster started here", hint="leave out --dir or --url")
-    listener = serving.listen(host, port)
+    listener = serving.listening(host, port)
     bound: str = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
     chosen = options.ShortenerOptions(
         base_url=base_url or bound,
@@ -97,35 +86,33 @@ def shortener_command(
         trust_proxy=behind_proxy,
         **_settings(more, options.ShortenerOptions),
     )
-    if keys is None and place.url is None:
+    if keys is None and settings.named is None:
         key = access.new_key()
         owners = {key: "dev"}
         click.echo(f"API key of owner dev, for this run: {key}", err=True)
-    log = None if quiet else serving.log_line
+    log = None if quiet else log_line
     with asyncio.Runner(loop_factory=serving.new_event_loop) as runner:
-        runner.run(_run(place, chosen, owners, listener, bound, log=log))
+        runner.run(_run(settings, directory, chosen, owners, listener, bound, log=log))
     return 0
 
 
 async def _run(
-    place: _Place, chosen: Any, owners: dict[str, str], listener: socket.socket, bound: str, *, log: Any
+    settings: Settings,
+    directory: str | None,
+    chosen: Any,
+    owners: dict[str, str],
+    listener: socket.socket,
+    bound: str,
+    *,
+    log: Any,
 ) -> None:
-    from kvstore.apps.shortener import serving
     from kvstore.apps.shortener.app import create_app
+    from kvstore.apps.shortener.serving import serve
 
-    async with await _store(place) as kv:
+    async with await store_of(settings, directory=directory) as kv:
         app = create_app(kv, chosen, keys=owners, log=log)
         click.echo(f"short links at {chosen.base_url}, listening on {bound}", err=True)
-        await serving.serve(app, listener)
-
-
-async def _store(place: _Place) -> AbstractAsyncContextManager[Client]:
-    import kvstore
-
-    if place.url is None:
-        return kvstore.local_cluster(nodes=3, directory=place.directory, timeout=place.timeout_s)
-    url = place.url if "://" in place.url else f"kv://{place.url}"
-    return await kvstore.connect(url, token=place.token, timeout=place.timeout_s)
+        await serve(app, listener)
 
 
 def _settings(given: tuple[str, ...], kind: Any) -> dict[str, Any]:

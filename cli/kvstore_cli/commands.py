@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
@@ -36,6 +37,23 @@ class KvCommand(click.Command):
         return super().invoke(ctx)
 
 
+class ReaderGone(Exception):
+    """Whoever read our output has gone. No OSError: click would exit with 1 for it, which means "no"."""
+
+
+@contextmanager
+def _telling_of_readers() -> Iterator[None]:
+    """Raises ReaderGone for a pipe that broke, also where rich has made an exit of it."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise ReaderGone from None
+    except SystemExit as ended:
+        if isinstance(ended.__context__, BrokenPipeError):
+            raise ReaderGone from None
+        raise
+
+
 class LazyGroup(click.Group):
     """A group that imports its commands when they are needed.
 
@@ -48,6 +66,18 @@ class LazyGroup(click.Group):
         self.context_settings = {**CONTEXT, **self.context_settings}
         self._table = table
         self._places = {name: place for commands in table.values() for name, place in commands.items()}
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """Parse the flags, which may print the help. Raises ReaderGone."""
+        with _telling_of_readers():
+            return super().make_context(info_name, args, parent, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command. Raises ReaderGone."""
+        with _telling_of_readers():
+            return super().invoke(ctx)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """All names, in the order of the help."""

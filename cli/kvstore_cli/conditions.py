@@ -20,7 +20,7 @@ from kvstore_cli.problems import UsageProblem
 from kvstore_cli.receipts import receipt_sentence
 
 if TYPE_CHECKING:
-    from kvstore.client.changes import Applied, NotApplied
+    from kvstore.client.change import Applied, NotApplied
 
 _SHOWN_CHARS_MAX = 60
 

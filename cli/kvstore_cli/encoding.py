@@ -119,7 +119,8 @@ def _read(file: str) -> bytes:
             with Path(file).open("rb") as opened:
                 data = opened.read(enough)
     except OSError as error:
-        raise FileProblem(path=file, reason=error.strerror or str(error)) from None
+        name = "standard input" if file == "-" else file
+        raise FileProblem(path=name, reason=error.strerror or str(error)) from None
     if len(data) == enough:
         raise errors.BadValue(length=f"more than {enough - 1}", maximum=limits.VALUE_BYTES_CEILING)
     return data

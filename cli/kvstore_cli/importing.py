@@ -96,7 +96,7 @@ def import_command(
                 async with _source(file) as read:
                     await importing.run(read, transfer.reader_for(form))
             except BaseExceptionGroup as group:
-                raise _first(group) from None
+                raise _first(group, file) from None
         return importing
 
     done = session.call(work)
@@ -108,11 +108,16 @@ def import_command(
     return errors.KVError.exit_status if done.failed else 0
 
 
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+def _first(group: BaseExceptionGroup[BaseException], file: str) -> BaseException:
     error: BaseException = group
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
-    return error
+    return _unreadable(file, error) if isinstance(error, OSError) else error
+
+
+def _unreadable(file: str, error: OSError) -> FileProblem:
+    name = "standard input" if file == "-" else file
+    return FileProblem(path=name, reason=error.strerror or str(error))
 
 
 @asynccontextmanager
@@ -139,7 +144,7 @@ async def _source(file: str) -> AsyncIterator[Read]:
         else:
             yield partial(asyncio.to_thread, sys.stdin.buffer.read)
     except OSError as error:
-        raise FileProblem(path=file, reason=error.strerror or str(error)) from None
+        raise _unreadable(file, error) from None
 
 
 def _can_block(stream: Any) -> bool:

@@ -11,7 +11,7 @@ import click
 
 from kvstore import errors
 from kvstore_cli import problems
-from kvstore_cli.commands import LazyGroup
+from kvstore_cli.commands import LazyGroup, ReaderGone
 from kvstore_cli.session import Session
 from kvstore_cli.settings import global_options
 
@@ -83,12 +83,29 @@ def cli(ctx: click.Context, /, **flags: Any) -> None:
 
 def main(arguments: Sequence[str] | None = None, session: Session | None = None) -> NoReturn:
     """Run `kv` and end the process with the right status."""
+    _open_what_is_closed()
     status = run(arguments, session)
     try:
         sys.stdout.flush()
     except BrokenPipeError:
         status = _let_go_of_stdout()
+    except OSError as error:
+        status = status or _told(error, session or Session())
+        _let_go_of_stdout()
     sys.exit(status)
+
+
+def _open_what_is_closed() -> None:
+    """`kv get k >&-`: Python has None in the place of a stream that its parent closed.
+
+    Output goes nowhere, as was asked for. Input is opened for writing: reading it is an error still, and not
+    an empty value.
+    """
+    if sys.stdin is None:
+        sys.stdin = os.fdopen(os.open(os.devnull, os.O_WRONLY), "r")
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
 
 
 def run(arguments: Sequence[str] | None = None, session: Session | None = None) -> int:
@@ -107,7 +124,7 @@ def run(arguments: Sequence[str] | None = None, session: Session | None = None) 
         return asked.exit_code
     except (KeyboardInterrupt, click.Abort):
         return problems.INTERRUPTED
-    except BrokenPipeError:
+    except (BrokenPipeError, ReaderGone):
         return _let_go_of_stdout()
     except Exception as error:  # noqa: BLE001  the last stop: it becomes one line
         return _told(error, session)
@@ -127,8 +144,14 @@ def _told(error: Exception, session: Session) -> int:
             told = inner
         case OSError(filename=str(path)):
             told = problems.FileProblem(path=path, reason=error.strerror or str(error))
+        case OSError(errno=number) if number in problems.NO_ROOM:
+            told = problems.OutputProblem(reason=error.strerror)
         case _:
             told = problems.Unexpected(what=f"{type(error).__name__}: {error}")
+    try:
+        sys.stdout.flush()
+    except OSError:  # what it still holds can go nowhere, and would be tried again with every flush
+        _let_go_of_stdout()
     problems.show(told, colour=session.settings.colour(sys.stderr))
     return problems.status_of(told)
 

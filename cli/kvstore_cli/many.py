@@ -77,6 +77,8 @@ def mget_command(
 ) -> int:
     r"""Read several keys in one call. Missing ones are left out, and make the exit status 1.
 
+    In a pipe a line for each: key, tab, value. With -o raw both are the exact bytes.
+
     \b
       kv mget user:1 user:2
       kv mget user:1 user:2 -o jsonl

@@ -3,7 +3,7 @@
 Rules kept here:
 - every command has every form; `table` is for people, `plain` for shells, the others for programs;
 - rows stream: nothing here holds a whole scan;
-- `raw` writes the exact bytes and nothing else.
+- `raw` writes the exact bytes: of one value nothing else, of rows with tabs between fields and line ends.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ Rules kept here:
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Mapping
@@ -18,6 +19,8 @@ from kvstore import errors
 
 INTERRUPTED = 130
 PIPE_CLOSED = 141
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""What a write says of a disk, in an OSError that names no file."""
 
 EXIT_CODES: Mapping[int, str] = {
     0: "done",
@@ -90,6 +93,15 @@ class LockLost(Told, errors.Unresolved):
     remedy = "see that the nodes are up and this machine is not overloaded; a longer --ttl bears more"
 
 
+class OutputProblem(Told):
+    """Fields: reason. What the command was to do may be done all the same."""
+
+    name = "output_problem"
+    code = "KV-U06"
+    template = "the output cannot be written: {reason}"
+    remedy = "make room where it goes (a full disk, a quota), or send it elsewhere"
+
+
 class NoCluster(Told, errors.StartError):
     """Fields: directory."""
 
@@ -150,6 +162,7 @@ OWN: tuple[type[errors.KVError], ...] = (
     BadLine,
     NotConfirmed,
     LockLost,
+    OutputProblem,
     NoCluster,
     ClusterRuns,
     NodeDidNotStart,

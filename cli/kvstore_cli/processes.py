@@ -35,10 +35,14 @@ class ProcessMark:
         return cls(pid, _started(pid) or "", word)
 
     def is_alive(self) -> bool:
-        """Whether that very process still runs."""
-        return (
-            bool(self.started) and _started(self.pid) == self.started and self.word in _command_line(self.pid)
-        )
+        """Whether that very process still runs.
+
+        One that was started this instant has an empty command line for a moment.
+        """
+        if not self.started or _started(self.pid) != self.started:
+            return False
+        line = _command_line(self.pid)
+        return not line or self.word in line
 
     def send(self, number: signal.Signals) -> bool:
         """Signal it, if it still is what it was."""

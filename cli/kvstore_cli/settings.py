@@ -60,8 +60,14 @@ class Settings:
     @property
     def address(self) -> str:
         """Where the cluster is: as told (a bare `host:port` will do), as `kv up` left it, or port 7401."""
-        url = self.url or _local_url() or URL
-        return url if "://" in url else f"kv://{url}"
+        return self.named or _local_url() or URL
+
+    @property
+    def named(self) -> str | None:
+        """The cluster that a flag or KV_URL named; a bare `host:port` will do."""
+        if not self.url:
+            return None
+        return self.url if "://" in self.url else f"kv://{self.url}"
 
     @property
     def deadline_ms(self) -> int:

@@ -10,14 +10,14 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator
 from time import perf_counter
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
 from kvstore import errors
 from kvstore.types import Consistency
 from kvstore_cli.commands import KvCommand, pass_session
-from kvstore_cli.problems import UsageProblem, show
+from kvstore_cli.problems import FileProblem, UsageProblem, show
 from kvstore_cli.session import Session
 from kvstore_cli.settings import FORMATS
 
@@ -57,7 +57,15 @@ def shell_command(session: Session, /, *, keep_going: bool) -> int:
                 if shell.ended:
                     break
             return 0
-        return _run_piped(shell, sys.stdin, keep_going=keep_going)
+        return _run_piped(shell, _lines_of(sys.stdin), keep_going=keep_going)
+
+
+def _lines_of(stream: TextIO) -> Iterator[str]:
+    """Raises FileProblem when it cannot be read."""
+    try:
+        yield from stream
+    except OSError as error:
+        raise FileProblem(path="standard input", reason=error.strerror or str(error)) from None
 
 
 def _run_piped(shell: Shell, lines: Iterator[str] | Any, *, keep_going: bool) -> int:

@@ -27,6 +27,8 @@ from kvstore.core.admission import check_key, check_value
 
 FORMATS = ("jsonl", "csv")
 COLUMNS = ("key", "value", "expires_at")
+_FIELD_CHARS_MAX = 4 * (limits.VALUE_BYTES_CEILING // 3 + 1)
+"""The largest value in base64. The csv module takes 128 KiB unless it is told."""
 _KNOWN = {"key", "key_b64", "value", "value_b64", "expires_at", "ttl", "version"}
 
 
@@ -98,8 +100,10 @@ def _seconds(fields: Mapping[str, Any], name: str) -> float | None:
         seconds = math.nan if isinstance(value, bool) else float(value)
     except (TypeError, ValueError):
         raise ValueError(f"{name} is not a number of seconds") from None
+    except OverflowError:
+        seconds = math.inf
     if not 0 < seconds <= limits.EXPIRES_MS_MAX / 1000:
-        raise ValueError(f"{name} {value} is out of range")
+        raise ValueError(f"{name} {str(value)[:60]} is out of range")
     return seconds
 
 
@@ -136,6 +140,7 @@ class CsvReader:
     """Items out of CSV with a heading, fed with physical lines; a quoted field may span several."""
 
     def __init__(self) -> None:
+        csv.field_size_limit(_FIELD_CHARS_MAX)
         self._line = 0
         self._heading: list[str] = []
         self._held: list[bytes] = []

@@ -114,6 +114,13 @@ def test_several_keys_are_set_and_got_in_one_call(both: RunKv) -> None:
     assert float(both("ttl", "d11:b").text) > 3000
 
 
+def test_raw_is_one_value_alone_and_of_several_a_line_each(both: RunKv) -> None:
+    both("set", "raw:1", stdin=b"a\xff")
+    both("set", "raw:2", "b")
+    assert both("get", "raw:1", "-o", "raw").out == b"a\xff"
+    assert both("mget", "raw:1", "raw:2", "-o", "raw").out == b"raw:1\ta\xff\nraw:2\tb\n"
+
+
 def test_scan_lists_what_begins_with_a_prefix(both: RunKv) -> None:
     both("mset", *(word for n in range(30) for word in (f"d12:{n:02}", str(n))))
     both("set", "d12:gone", "x")

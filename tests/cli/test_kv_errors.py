@@ -218,3 +218,77 @@ def test_a_full_disk_behind_the_output_is_told() -> None:
     assert done.returncode == 3
     assert "No space left" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.fixture
+def filled(real_url: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """How a shell calls `kv` of a real cluster that holds enough to overflow a pipe."""
+    monkeypatch.setenv("KV_URL", real_url)
+    lines = "".join(json.dumps({"key": f"e:{i:04}", "value": "v" * 2_000}) + "\n" for i in range(100))
+    kv = f"{sys.executable} -m kvstore_cli.main"
+    subprocess.run(
+        ["bash", "-c", f"{kv} import"], input=lines.encode(), check=True, capture_output=True, timeout=30
+    )
+    return kv
+
+
+def _shell(command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["bash", "-c", command],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+@pytest.mark.e2e
+@pytest.mark.xdist_group("real")
+@pytest.mark.parametrize("form", ["plain", "table"])
+@pytest.mark.parametrize("arguments", ["scan e:", "export", "options", "--help", "get --help"])
+def test_when_the_reader_has_gone_the_status_says_so(filled: str, arguments: str, form: str) -> None:
+    # The reader is gone before anything is written.
+    done = _shell(f"(sleep 0.1; exec {filled} {arguments} -o {form}) | exec true; echo ${{PIPESTATUS[0]}}")
+    assert (done.stdout.strip(), done.stderr) == (str(problems.PIPE_CLOSED), "")
+
+
+@pytest.mark.e2e
+@pytest.mark.xdist_group("real")
+def test_streams_that_are_closed_are_no_traceback(filled: str) -> None:
+    done = _shell(f"{filled} set closed b >&-; {filled} get closed >&-; {filled} get nothing >&-; echo $?")
+    assert (done.stdout, done.stderr) == ("1\n", "")
+    for arguments in ("set closed", "import", "shell"):
+        done = _shell(f"{filled} {arguments} <&-")
+        assert (done.returncode, done.stdout) == (3, "")
+        assert done.stderr.startswith("error[KV-U02]: standard input: Bad file descriptor")
+    assert _shell(f"{filled} get closed 2>&-").stdout == "b\n"
+
+
+@pytest.mark.e2e
+@pytest.mark.xdist_group("real")
+def test_what_cannot_be_written_out_is_told_with_what_to_do(filled: str) -> None:
+    for arguments in ("get e:0000", "set e:0000 x", "scan e: -o table", "export", "options", "get --help"):
+        done = _shell(f"{filled} {arguments} >/dev/full")
+        assert (done.returncode, LINE.fullmatch(done.stderr) is not None) == (3, True), done.stderr
+        assert done.stderr.startswith("error[KV-U06]: the output cannot be written: No space left on device")
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "--url kv://..:1 get a",
+        "--url kv://$(printf 'a%.0s' {1..70}).com:1 get a",
+        "--url $'kv://\\xff:1' get a",
+        "--token $'\\xff' get a",
+        "set a b --if-version 99999999999999999999999",
+        "cas a b --expect-version 99999999999999999999",
+    ],
+)
+@pytest.mark.xdist_group("real")
+def test_plain_bad_input_is_no_mistake_of_ours(filled: str, arguments: str) -> None:
+    done = _shell(f"{filled} {arguments}")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error[KV-A05]: ")
+    assert LINE.fullmatch(done.stderr)

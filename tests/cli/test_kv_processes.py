@@ -36,6 +36,16 @@ def test_a_mark_knows_its_process_until_it_ends(sleeper: subprocess.Popen[bytes]
     assert not mark.send(signal.SIGTERM)
 
 
+def test_a_process_whose_command_line_is_not_there_yet_is_alive(
+    sleeper: subprocess.Popen[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system tells that a program has begun a little before it tells with which arguments."""
+    mark = ProcessMark.of(sleeper.pid, str(tmp_path))
+    monkeypatch.setattr(processes, "_command_line", lambda _pid: "")
+    assert mark.is_alive()
+    assert not replace(mark, started="1").is_alive()
+
+
 def test_a_process_that_waits_to_be_reaped_is_not_alive(
     sleeper: subprocess.Popen[bytes], tmp_path: Path
 ) -> None:

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kvstore import limits
 from kvstore_cli import rows, transfer
 from kvstore_cli.transfer import Item, Mistake
 
@@ -72,6 +73,14 @@ def test_whatever_is_written_is_read_back_byte_for_byte(
     assert [(i.key, i.value, i.expires_at) if isinstance(i, Item) else i for i in found] == items
 
 
+@pytest.mark.parametrize("value", [b"a" * limits.VALUE_BYTES_CEILING, b"\xff" * limits.VALUE_BYTES_CEILING])
+@pytest.mark.parametrize("form", transfer.FORMATS)
+def test_the_largest_value_is_read_back(form: str, value: bytes) -> None:
+    (found,) = read(form, written(form, [(b"k", value, None)]))
+    assert isinstance(found, Item)
+    assert found.value == value
+
+
 def test_the_csv_can_be_read_by_others(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_bytes(written("csv", [(b"k", b'a,"b"\nc', 5.5), (b"\xff", b"\x00\xfe", None)]))
@@ -104,6 +113,7 @@ def test_the_csv_can_be_read_by_others(tmp_path: Path) -> None:
         ('{"key": "k", "value": "v", "ttl": NaN}', "out of range"),
         ('{"key": "k", "value": "v", "ttl": "soon"}', "not a number"),
         ('{"key": "k", "value": "v", "expires_at": 1e15}', "out of range"),
+        ('{"key": "k", "value": "v", "ttl": 1%s}' % ("0" * 400), "out of range"),
     ],
 )
 def test_a_bad_json_line_is_told_with_its_number(line: str, problem: str) -> None:
