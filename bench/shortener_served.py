@@ -9,14 +9,16 @@ It is the app as `kv app shortener` runs it: the same `create_app`, the same opt
 from __future__ import annotations
 
 import argparse
+import asyncio
 import importlib
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import kvstore
-from kvstore.apps.shortener import serving
+from kvstore.apps import serving
 from kvstore.apps.shortener.app import create_app
 from kvstore.apps.shortener.options import ShortenerOptions
+from kvstore.apps.shortener.serving import serve
 
 KEY = "bench-key-0123456789"
 
@@ -52,10 +54,9 @@ async def main() -> None:
         if given.server == "granian":
             await serve_granian(app, given.port)
         else:
-            await serving.serve(app, serving.listen("127.0.0.1", given.port))
+            await serve(app, serving.listening("127.0.0.1", given.port))
 
 
 if __name__ == "__main__":
-    import uvloop
-
-    uvloop.run(main())
+    with asyncio.Runner(loop_factory=serving.new_event_loop) as runner:
+        runner.run(main())

@@ -6,19 +6,19 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from socketserver import ThreadingMixIn
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import httpx
 import pytest
+from nodes_in_thread import nodes_in_thread
 
 import kvstore
 from kvstore import errors
 from kvstore.apps.ratelimit import BlockingLimiter, Limiter, RateLimited, limited, parse
 from kvstore.apps.ratelimit.wsgi import App, Environ, RateLimitMiddleware, StartResponse
-from kvstore.server import local_nodes
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 RULES = parse("""
@@ -37,21 +37,8 @@ limits = [{ algorithm = "leaky_bucket", limit = 10, per = "1s" }]
 @pytest.fixture
 def urls(tmp_path: Path) -> Iterator[list[str]]:
     """The addresses of three nodes in a thread."""
-    ready: Future[list[str]] = Future()
-    stop: Future[None] = Future()
-
-    async def serve() -> None:
-        async with local_nodes(tmp_path, count=3, cluster_id="b" * 32) as local:
-            ready.set_result(local.urls)
-            await asyncio.wrap_future(stop)
-
-    with ThreadPoolExecutor(1) as thread:
-        served = thread.submit(asyncio.run, serve())
-        try:
-            yield ready.result(timeout=30)
-        finally:
-            stop.set_result(None)
-            served.result(timeout=30)
+    with nodes_in_thread(tmp_path) as found:
+        yield found
 
 
 @pytest.fixture

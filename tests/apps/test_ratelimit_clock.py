@@ -7,7 +7,7 @@ import time
 from functools import partial
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import kvstore
@@ -60,6 +60,7 @@ def test_a_clock_follows_the_nodes_to_another_time() -> None:
         assert moment_of(clock) == (told_us - 1000, told_us + 1000)
 
 
+@example(253, [(245_683, 9_235, 0.0, 1_999)])
 @settings(max_examples=200)
 @given(
     st.integers(-400, 400),

@@ -16,6 +16,7 @@ from structlog.testing import LogCapture
 
 import kvstore
 from kvstore import errors
+from kvstore.apps import serving as common
 from kvstore.apps.ratelimit import rules, serving
 from kvstore.apps.ratelimit.envoy import RateLimitService, addressed, listening
 from kvstore.apps.ratelimit.envoy_schema import (
@@ -25,7 +26,7 @@ from kvstore.apps.ratelimit.envoy_schema import (
     RateLimitRequest,
     RateLimitResponse,
 )
-from kvstore.apps.ratelimit.limiter import Limiter
+from kvstore.apps.ratelimit.limiter import COST_MAX, Limiter
 from kvstore.apps.ratelimit.metrics import Metrics
 from kvstore.server import local_nodes
 
@@ -178,6 +179,15 @@ async def test_envoy_is_told_ok_and_then_over_limit(ask: Ask, logged: LogCapture
 
 @pytest.mark.e2e
 @pytest.mark.slow
+@pytest.mark.parametrize("hits", [COST_MAX + 1, (1 << 32) - 1])
+async def test_more_hits_than_any_limit_gives_are_over_it(ask: Ask, hits: int) -> None:
+    """Envoy lets a request pass when it is told of an error."""
+    assert (await ask(request("edge", ADDRESS, hits=hits))).overall_code == OVER_LIMIT
+    assert (await ask(request("edge", ADDRESS, own_hits=hits))).overall_code == OVER_LIMIT
+
+
+@pytest.mark.e2e
+@pytest.mark.slow
 async def test_all_descriptors_are_charged_and_one_over_its_limit_is_enough(ask: Ask) -> None:
     dear = {"rule": "dear", "user": "42"}
     both = await ask(request("edge", ADDRESS, dear, {"rule": "nobody-knows"}, hits=2))
@@ -251,6 +261,6 @@ async def test_a_port_in_use_is_told(free_port: Callable[[], int]) -> None:
     limiter = Limiter.__new__(Limiter)
     limiter.rules = {}
     service = RateLimitService(limiter, Metrics(limiter), log=None)
-    with serving.listening("127.0.0.1", port), pytest.raises(errors.PortInUse):
+    with common.listening("127.0.0.1", port), pytest.raises(errors.PortInUse):
         async with listening(service, host="127.0.0.1", port=port, drain_s=0):
             pass

@@ -5,17 +5,22 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvstore.apps.ratelimit import ledger
+import kvstore
+from kvstore import errors
+from kvstore.apps.ratelimit import headers, ledger
+from kvstore.apps.ratelimit.clock import StoreClock
 from kvstore.apps.ratelimit.ledger import Ledger, Verdict
 from kvstore.apps.ratelimit.limit import Algorithm, Limit
-from kvstore.apps.ratelimit.machine import Moment
+from kvstore.apps.ratelimit.limiter import Limiter
+from kvstore.apps.ratelimit.machine import Moment, steady_us
 from kvstore.apps.ratelimit.purses import Purse, Purses, over_admission_max
+from kvstore.apps.ratelimit.rules import Mode, Rule
 
 START_US = 1_700_000_000_000_000
 KEY = b"k"
@@ -33,11 +38,14 @@ class World:
     book: Ledger = field(default_factory=Ledger)
     grants: int = 0
     landing: asyncio.Event = field(default_factory=asyncio.Event)
+    fails: bool = False
 
     async def grant(
         self, key: bytes, limits: Sequence[Limit], *, least: int, most: int
     ) -> tuple[int, Verdict]:
         assert key == KEY
+        if self.fails:
+            raise errors.NoMajority(operation="grant")
         self.grants += 1
         got, verdict, self.book = ledger.grant(
             limits, self.book, now=Moment(self.now_us), least=least, most=most
@@ -61,13 +69,14 @@ class Instance:
     """What a limiter does with its purses, with renewals that land when the test says so."""
 
     def __init__(self, world: World, limit: Limit, *, batch: int, lease_us: int) -> None:
-        self.world, self.limits = world, [limit]
+        self.world = world
+        self.limits: tuple[Limit, ...] = (limit,)
         self.purses = Purses(world, clock=lambda: world.now_us)
         self.batch, self.lease_us = batch, lease_us
         self.renewing: list[asyncio.Task[None]] = []
 
     async def take(self, cost: int, *, ahead: bool = True) -> bool:
-        purse = self.purses.open(("rule", "k"), KEY, batch=self.batch, lease_us=self.lease_us)
+        purse = self.purses.open(("rule", "k"), KEY, self.limits, batch=self.batch, lease_us=self.lease_us)
         verdict = purse.spend(cost, self.world.now_us)
         if verdict is not None:
             if ahead and purse.wants_more(self.world.now_us):
@@ -75,7 +84,7 @@ class Instance:
                 self.renewing.append(asyncio.create_task(self._renew(purse)))
                 await asyncio.sleep(0)
             return verdict.allowed
-        waiting = asyncio.create_task(self.purses.take(purse, self.limits, cost))
+        waiting = asyncio.create_task(self.purses.take(purse, cost))
         for _ in range(5):
             await asyncio.sleep(0)
         if not waiting.done():  # behind a renewal
@@ -84,7 +93,7 @@ class Instance:
 
     async def _renew(self, purse: Purse) -> None:
         AHEAD.set(True)
-        await self.purses.renew(purse, self.limits)
+        await self.purses.renew(purse)
         purse.is_renewing = False
 
 
@@ -192,7 +201,7 @@ async def test_decisions_are_made_in_memory_and_the_purse_is_full_before_it_is_e
         got.append(await one.take(1))
         await world.land()
     assert sum(got) + 31 == 100
-    assert world.grants <= 6, "and the refusal is remembered until the window ends"
+    assert world.grants <= 6, "and the refusal is remembered"
 
 
 async def test_a_purse_whose_lease_ends_soon_is_renewed_and_the_new_part_outlives_it() -> None:
@@ -221,6 +230,116 @@ async def test_a_smaller_call_still_gets_what_a_larger_one_could_not() -> None:
     one = world.instance(limit, batch=1, lease_us=1000)
     assert not await one.take(4)
     assert await one.take(3)
+
+
+async def test_refused_calls_take_nothing_from_those_that_are_allowed() -> None:
+    limit, world = Limit(algorithm=Algorithm.FIXED_WINDOW, amount=20, period_us=1_000_000), World()
+    one = world.instance(limit, batch=5, lease_us=1000)
+    for _ in range(20):
+        assert await one.take(1, ahead=False)
+        assert not await one.take(21, ahead=False)
+    assert not await one.take(1, ahead=False)
+
+
+async def test_what_a_refusal_gives_back_ends_with_its_lease_and_with_a_reset() -> None:
+    limit, world = Limit(algorithm=Algorithm.FIXED_WINDOW, amount=5, period_us=1_000_000), World()
+    one = world.instance(limit, batch=5, lease_us=1000)
+    purse = one.purses.open(("rule", "k"), KEY, one.limits, batch=5, lease_us=1000)
+    assert await one.take(1, ahead=False)
+    assert not await one.take(6, ahead=False)
+    assert (purse.tokens, purse.ends_us) == (4, START_US + 1000)
+    world.now_us += 1000
+    assert not await one.take(1, ahead=False)
+    world.book, world.now_us = Ledger(), world.now_us + 1000
+    assert await one.take(1, ahead=False)
+    AHEAD.set(True)
+    asking = asyncio.create_task(one.purses.take(purse, 6))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert (purse.tokens, purse.aside) == (0, 4)
+    one.purses.forget(("rule", "k"))
+    await world.land()
+    await asking
+    assert (purse.tokens, purse.aside) == (0, 0)
+
+
+async def test_tokens_come_back_when_the_store_fails() -> None:
+    limit, world = Limit(algorithm=Algorithm.FIXED_WINDOW, amount=9, period_us=1_000_000), World()
+    one = world.instance(limit, batch=5, lease_us=1000)
+    assert await one.take(1, ahead=False)
+    world.fails = True
+    with pytest.raises(errors.NoMajority):
+        await one.take(6, ahead=False)
+    assert [await one.take(1, ahead=False) for _ in range(4)] == [True] * 4
+
+
+async def test_a_refusal_is_remembered_for_a_lease_and_tells_when_the_limit_has_room() -> None:
+    """Another instance may have reset the key."""
+    limit, world = Limit(algorithm=Algorithm.FIXED_WINDOW, amount=2, period_us=1_000_000), World()
+    one = world.instance(limit, batch=2, lease_us=1000)
+    assert [await one.take(1, ahead=False) for _ in range(3)] == [True, True, False]
+    world.book, world.now_us, grants = Ledger(), world.now_us + 999, world.grants
+    purse = one.purses.find(("rule", "k"))
+    assert purse is not None
+    told = purse.spend(1, world.now_us)
+    assert told is not None
+    assert (told.allowed, world.now_us + told.retry_after_us) == (False, START_US + 1_000_000)
+    assert world.grants == grants
+    world.now_us += 1
+    assert await one.take(1, ahead=False)
+
+
+async def test_other_limits_begin_with_an_empty_purse_that_never_was_refused() -> None:
+    limit, world = Limit(algorithm=Algorithm.FIXED_WINDOW, amount=2, period_us=1_000_000), World()
+    one = world.instance(limit, batch=2, lease_us=1000)
+    assert [await one.take(1, ahead=False) for _ in range(3)] == [True, True, False]
+    old = one.purses.find(("rule", "k"))
+    one.limits = (replace(limit, amount=9), replace(limit, amount=8))
+    assert await one.take(1, ahead=False)
+    purse = one.purses.find(("rule", "k"))
+    assert purse is not None
+    assert purse is not old
+    assert len(purse.verdict(True, 0).decisions) == 2
+
+
+@pytest.mark.e2e
+@pytest.mark.slow
+async def test_a_reload_decides_anew_and_tells_of_the_limits_there_are() -> None:
+    day = Limit(algorithm=Algorithm.SLIDING_LOG, amount=2, period_us=86_400_000_000)
+    rule = Rule(name="r", limits=(day,), mode=Mode.LOCAL, batch=2, lease_us=60_000_000)
+    second = Limit(algorithm=Algorithm.TOKEN_BUCKET, amount=5, period_us=1_000_000)
+    async with kvstore.local_cluster(nodes=1) as kv:
+        limiter = Limiter(kv, {"r": rule}, timeout_s=20)
+        assert [bool(await limiter.check("r", "k")) for _ in range(3)] == [True, True, False]
+        limiter.rules = {"r": replace(rule, limits=(day, second))}
+        refused = await limiter.check("r", "k")
+        assert not refused
+        assert dict(headers.headers_of(refused))["RateLimit"].count("r.") == 2
+        limiter.rules = {"r": replace(rule, limits=(replace(day, amount=9), second))}
+        allowed = await limiter.check("r", "k")
+        assert allowed
+        assert dict(headers.headers_of(allowed))["RateLimit"].count("r.") == 2
+        await limiter.close()
+
+
+@pytest.mark.e2e
+@pytest.mark.slow
+async def test_a_service_that_asks_the_store_beside_its_calls_alone_compares_its_clock() -> None:
+    ahead = [0]
+    clock = StoreClock(lambda: steady_us() + ahead[0])
+    limit = Limit(algorithm=Algorithm.FIXED_WINDOW, amount=1000, period_us=86_400_000_000)
+    rule = Rule(name="r", limits=(limit,), mode=Mode.LOCAL, batch=100, lease_us=3_600_000_000)
+    async with kvstore.local_cluster(nodes=1) as kv:
+        limiter = Limiter(kv, {"r": rule}, clock=clock, timeout_s=20)
+        assert await limiter.check("r", "k")
+        ahead[0] += 3_000_000_000  # less than a quarter of the lease is left
+        assert clock.moment().doubt_us > 2_000_000
+        assert await limiter.check("r", "k")
+        async with asyncio.timeout(20):
+            while not limiter.counts.renewals["granted"]:
+                await asyncio.sleep(0.005)
+        assert clock.moment().doubt_us < 2_000_000
+        await limiter.close()
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
+import structlog
+from structlog.testing import LogCapture
 
 from kvstore import errors
 from kvstore.apps.ratelimit import rules
+from kvstore.apps.ratelimit.breaker import Breaker
 from kvstore.apps.ratelimit.limit import Algorithm, Limit
+from kvstore.apps.ratelimit.limiter import Counts, Limiter
+from kvstore.apps.ratelimit.machine import certain
+from kvstore.apps.ratelimit.metrics import Metrics
+from kvstore.apps.ratelimit.reloading import RulesFile
 from kvstore.apps.ratelimit.rules import Mode, OnFailure
 from kvstore_cli.main import run
 
@@ -138,6 +147,45 @@ def test_a_mistake_is_told(text: str, told: str) -> None:
         rules.parse(text, source="rules.toml")
     assert told in caught.value.message
     assert caught.value.message.startswith("rules.toml: ")
+
+
+DEEP, MANY = "[" * 5000, "9" * 5000
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("r.yaml", "rule: !!bool maybe"),
+        ("r.yaml", 'rule: !!int ""'),
+        ("r.yaml", 'rule: !!float ""'),
+        ("r.yaml", "rule: !!timestamp x"),
+        ("r.yaml", f"rule: {DEEP}"),
+        ("r.yaml", f"rule: {MANY}"),
+        ("r.yaml", f"0x{MANY}: 1"),
+        ("r.yaml", f"rule: [{{name: 0x{MANY}}}]"),
+        ("r.yaml", f"rule: [{{name: a, 0x{MANY}: 1}}]"),
+        ("r.yaml", f"rule: [{{name: a, limits: [{{algorithm: token_bucket, limit: 0x{MANY}, per: 1s}}]}}]"),
+        ("r.yaml", f"rule: [{{name: a, limits: 0x{MANY}}}]"),
+        ("r.toml", f"rule = {DEEP}"),
+        ("r.toml", f"rule = {MANY}"),
+        ("r.toml", f'[[rule]]\nname = "a"\nbatch = 0x{MANY}\n{LIMIT}'),
+        ("r.toml", "\udcff"),
+    ],
+)
+def test_a_file_that_no_parser_takes_is_refused_and_leaves_the_rules_as_they_were(
+    tmp_path: Path, name: str, text: str
+) -> None:
+    file = tmp_path / name
+    file.write_text(text, encoding="utf-8", errors="surrogateescape")
+    with pytest.raises(errors.ConfigInvalid) as caught:
+        rules.load(file)
+    assert caught.value.message.startswith(f"{file}: ")
+    before, logged = rules.parse(GOOD), LogCapture()
+    limiter = SimpleNamespace(rules=before, counts=Counts(), breaker=Breaker(), moments=certain(lambda: 0))
+    log = structlog.wrap_logger(None, processors=[logged])
+    assert not RulesFile(file, cast("Limiter", limiter), Metrics(cast("Limiter", limiter)), log=log).reload()
+    assert limiter.rules is before
+    assert [entry["event"] for entry in logged.entries] == ["rules_refused"]
 
 
 def test_every_mistake_is_told_at_once() -> None:

@@ -24,6 +24,7 @@ import kvstore
 from kvstore.apps.ratelimit import rules, serving
 from kvstore.apps.ratelimit.asgi import App, RateLimitMiddleware, Receive, Scope, Send, header
 from kvstore.apps.ratelimit.limiter import Limiter
+from kvstore.apps.serving import listening
 from kvstore.server import local_nodes
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
@@ -212,7 +213,7 @@ async def running(app: App, port: int) -> AsyncIterator[httpx.AsyncClient]:
     """An application behind a real server."""
     config = uvicorn.Config(app, port=port, log_config=None, lifespan="off")
     server = uvicorn.Server(config)
-    socket = serving.listening("127.0.0.1", port)
+    socket = listening("127.0.0.1", port)
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(server._serve([socket]))
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=20) as http:

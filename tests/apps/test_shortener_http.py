@@ -135,6 +135,13 @@ async def test_keys_sizes_and_paths_are_checked(http: httpx.AsyncClient) -> None
     assert_problem(large, 413)
     for path in ("/nothing7", "/a.b", "/%00", "/" + "a" * 500, "/x/y"):
         assert_problem(await http.get(path), 404)
+    long = "a" * 5_000
+    for owners in (f"/api/links/{long}", f"/api/links/{long}/stats"):
+        assert_problem(await http.get(owners, headers=ADA), 404, "no-such-link")
+    for method in ("PATCH", "DELETE"):
+        answer = await http.request(method, f"/api/links/{long}", json={"tags": []}, headers=ADA)
+        assert_problem(answer, 404, "no-such-link")
+    assert_problem(await http.get(f"/links/{long}"), 404, "no-such-link")
     page = await http.get("/nothing7", headers={"accept": "text/html"})
     assert (page.status_code, page.headers["content-type"]) == (404, "text/html; charset=utf-8")
 
@@ -182,6 +189,12 @@ async def test_head_preview_and_qr_codes_count_nothing(http: httpx.AsyncClient) 
     assert (png.content[:8], png.headers["content-type"]) == (b"\x89PNG\r\n\x1a\n", "image/png")
     assert b"<svg" in svg.content
     assert [(await http.get(f"/{code}")).status_code for _ in range(3)] == [302, 410, 410]
+    for used_up in (await http.head(f"/{code}"), await http.get(f"/{code}+")):
+        assert (used_up.status_code, "location" in used_up.headers, TARGET in used_up.text) == (
+            410,
+            False,
+            False,
+        )
     await asyncio.sleep(0.3)
     stats = (await http.get(f"/api/links/{code}/stats", headers=ADA)).json()
     assert stats["total"] == 1
@@ -298,6 +311,7 @@ async def test_the_page_works_with_forms_alone(site: Site) -> None:
     for wrong in (
         await http.post("/links", data={**sent, "token": "x"}),
         await http.post("/links", data=sent, headers={"origin": "https://evil.example"}),
+        await http.post("/links", data=sent, headers={"origin": "http://["}),
         await http.post("/links/from-page/delete"),
     ):
         assert_problem(wrong, 403, "wrong-origin")

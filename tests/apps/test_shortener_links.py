@@ -9,14 +9,15 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import kvstore
 from kvstore.apps.shortener import owned
 from kvstore.apps.shortener.clock import wall_ms
-from kvstore.apps.shortener.link import Link, link_key
-from kvstore.apps.shortener.links import Links, Made, create_many
+from kvstore.apps.shortener.link import Link, link_key, spent_key
+from kvstore.apps.shortener.links import GRACE_S, Links, Made, create_many
 from kvstore.apps.shortener.options import ShortenerOptions
 from kvstore.apps.shortener.problems import AliasTaken, BadField, BadUrl, KeyReused, LinkGone, NoSuchLink
 from kvstore.apps.shortener.wishes import Edit, Wish
@@ -182,6 +183,35 @@ async def test_lists_go_over_pages_newest_first(links: Links, monkeypatch: pytes
         await links.owned("ada", cursor="x.1", limit=5)
 
 
+async def test_a_cursor_beyond_the_end_costs_no_more_than_one_that_was_given(
+    kv: kvstore.Client, links: Links, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = (await links.create("ada", WISH)).link.code
+    reads, get = 0, kv.get
+
+    async def counted(key: str, **options: Any) -> Any:
+        nonlocal reads
+        reads += 1
+        assert reads < 10, "the walk goes on and on"
+        return await get(key, **options)
+
+    monkeypatch.setattr(kv, "get", counted)
+    page, cursor = await links.owned("ada", cursor="9999999999999999.1", limit=5)
+    assert ([link.code for link in page], cursor, reads) == ([made], None, 2)
+
+
+async def test_a_list_of_many_empty_pages_is_walked_in_portions(
+    links: Links, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(owned, "PAGE_LINKS_MAX", 1)
+    monkeypatch.setattr(owned, "PAGES_WALKED_MAX", 2)
+    made = [(await links.create("ada", WISH)).link.code for _ in range(6)]
+    for code in made[1:]:
+        await links.delete("ada", code)
+    assert await links.owned("ada", cursor=None, limit=5) == ([], "3.1")
+    assert await all_of(links, "ada") == made[:1]
+
+
 async def test_many_at_once_tell_of_each(links: Links) -> None:
     wishes = [
         WISH,
@@ -207,6 +237,49 @@ async def test_expired_links_are_gone_and_limited_ones_never_give_more(kv: kvsto
     now += 60_000
     with pytest.raises(LinkGone):
         await links.resolve(short.code)
+
+
+async def test_used_up_clicks_stay_used_up_where_the_deleted_link_is_in_memory(kv: kvstore.Client) -> None:
+    here, there = made_over(kv), made_over(kv)
+    once = (await here.create("ada", replace(WISH, max_clicks=1))).link
+    await here.spend(await here.resolve(once.code))
+    await there.resolve(once.code)
+    await here.delete("ada", once.code)
+    with pytest.raises(LinkGone):
+        await there.spend(await there.resolve(once.code))
+    left = await kv.ttl(spent_key(once.id), consistency="linearizable")
+    assert left is not None
+    assert 0 < left <= 86_400
+
+
+@pytest.mark.parametrize("clicked", [True, False])
+async def test_the_count_of_clicks_lives_as_long_as_the_link_after_each_edit(
+    kv: kvstore.Client, links: Links, *, clicked: bool
+) -> None:
+    async def left() -> float:
+        return await kv.ttl(spent_key(once.id), consistency="linearizable") or 0.0
+
+    once = (await links.create("ada", replace(WISH, max_clicks=1, ttl_s=60))).link
+    if clicked:
+        await links.spend(once)
+    await links.edit("ada", once.code, Edit(ttl_s=3_600))
+    assert 3_500 < await left() - GRACE_S <= 3_600
+    await links.edit("ada", once.code, Edit(expires_ms=None))
+    if not clicked:
+        await links.spend(once)  # by a service that knows the link as it was
+    assert await left() == float("inf")
+    with pytest.raises(LinkGone):
+        await links.spend(await links.get("ada", once.code))
+
+
+async def test_dedupe_does_not_give_a_link_that_is_used_up(links: Links) -> None:
+    asked = replace(WISH, max_clicks=2, dedupe=True)
+    first = (await links.create("ada", asked)).link
+    await links.spend(first)
+    assert (await links.create("ada", asked)).link == first
+    await links.spend(first)
+    second = await links.create("ada", asked)
+    assert (second.new, second.link.code == first.code) == (True, False)
 
 
 async def test_a_link_made_elsewhere_is_found_at_once_and_edits_spread_in_the_stated_time(

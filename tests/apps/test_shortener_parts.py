@@ -6,12 +6,15 @@ import asyncio
 from typing import Any
 
 import pytest
+from fastapi import Request
 
 from kvstore import errors
+from kvstore.apps.ratelimit.asgi import header
 from kvstore.apps.shortener import access, charts, visitors
 from kvstore.apps.shortener.cache import Found, LinkCache
 from kvstore.apps.shortener.link import Link
 from kvstore.apps.shortener.options import ShortenerOptions
+from kvstore.apps.shortener.service import client_address
 
 
 def link(url: str = "https://example.com/") -> Link:
@@ -239,3 +242,26 @@ def test_options_know_the_hosts_they_serve() -> None:
     assert options.rules().own_hosts == {"sho.rt", "www.sho.rt"}
     assert options.short_url("ü1x") == "https://Sho.rt/%C3%BC1x"
     assert options.spread_s == 15.0
+
+
+@pytest.mark.parametrize(
+    ("lines", "client"),
+    [
+        (["203.0.113.9"], "203.0.113.9"),
+        (["6.6.6.6, 203.0.113.9"], "203.0.113.9"),
+        (["6.6.6.6", "203.0.113.9"], "203.0.113.9"),  # HAProxy adds a line of its own
+        (["6.6.6.6, 7.7.7.7", "8.8.8.8, 203.0.113.9"], "203.0.113.9"),
+        ([], "10.0.0.1"),
+    ],
+)
+def test_what_a_client_tells_of_its_address_is_not_believed(lines: list[str], client: str) -> None:
+    fields = [(b"x-forwarded-for", line.encode()) for line in lines]
+    request = Request({"type": "http", "headers": fields, "client": ("10.0.0.1", 1)})
+    assert client_address(request, ShortenerOptions(trust_proxy=True)) == client
+    assert client_address(request, ShortenerOptions()) == "10.0.0.1"
+
+
+def test_a_key_from_a_header_is_the_line_that_the_proxy_added() -> None:
+    key_of = header("X-User")
+    assert key_of({"headers": [(b"x-user", b"forged"), (b"x-user", b"ada")]}) == "ada"
+    assert key_of({"headers": []}) == ""

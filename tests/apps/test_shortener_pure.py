@@ -11,7 +11,9 @@ from kvstore.apps.shortener import aliases, codes, link
 from kvstore.apps.shortener.problems import BadAlias, BadUrl
 from kvstore.apps.shortener.targets import TargetRules, check_url
 
-RULES = TargetRules(own_hosts=frozenset({"sho.rt"}), blocked=frozenset({"evil.example"}))
+RULES = TargetRules(
+    own_hosts=frozenset({"sho.rt", "1.1.1.1"}), blocked=frozenset({"evil.example", "9.9.9.9"})
+)
 
 
 def test_codes_carry_41_bits_and_do_not_repeat() -> None:
@@ -67,6 +69,11 @@ def test_no_reserved_word_can_be_claimed_in_any_case() -> None:
         ("https://example.com", "https://example.com/"),
         ("HTTP://Example.COM:8080/A?b=c#d", "http://example.com:8080/A?b=c#d"),
         ("https://bücher.example/straße?q=ü", "https://xn--bcher-kva.example/stra%C3%9Fe?q=%C3%BC"),
+        ("http://faß.de/", "http://xn--fa-hia.de/"),  # as browsers go there, not fass.de
+        ("http://βόλος.gr/", "http://xn--nxasmm1c.gr/"),
+        ("http://☃.Net。/", "http://xn--n3h.net/"),
+        ("http://exa_mple.Bücher.example/", "http://exa_mple.xn--bcher-kva.example/"),
+        ("http://[::ffff:8.8.8.8]/", "http://8.8.8.8/"),
         ("https://example.com/a%20b", "https://example.com/a%20b"),
         ("https://example.com./", "https://example.com/"),
         ("https://8.8.8.8/", "https://8.8.8.8/"),
@@ -95,6 +102,10 @@ def test_targets_are_stored_in_one_form(given_: str, stored: str) -> None:
         "http://2130706433/", "http://0x7f.1/", "http://0177.0.0.1/", "http://127.1/", "http://0/",
         "http://１２７.0.0.1/", "http://127。0。0。1/", "http://1.2.3.4.5/",
         "http://[::1]/", "http://[::ffff:127.0.0.1]/", "http://[64:ff9b::7f00:1]/", "http://[fe80::1]/",
+        "http://[::127.0.0.1]/", "http://[fec0::1]/", "http://[64:ff9b:1::7f00:1]/", "http://[fe80::1%25eth0]/",
+        "http://localhost.localdomain/", "http://[2606:4700::1%25eth0]/",
+        "http://[::ffff:9.9.9.9]/", "http://[64:ff9b::9.9.9.9]/", "http://[2002:909:909::]/",
+        "http://[::ffff:1.1.1.1]/", "http://[64:ff9b::1.1.1.1]/",
         "http://[fd00::1]/", "http://[2002:7f00:1::]/", "http://224.0.0.1/", "http://100.64.0.1/",
         "https://example.com/" + "a" * 5000,
     ],

@@ -171,9 +171,9 @@ def _parts(log: State) -> Iterator[tuple[int, int]]:
     return zip(accumulate(log[::2]), log[1::2], strict=True)
 
 
-def logged(limit: Limit, state: State, *, now_us: int) -> list[tuple[int, int]]:
+def logged(period_us: int, state: State, *, now_us: int) -> list[tuple[int, int]]:
     """What a sliding log remembers of the last period: (when, how much), the oldest first."""
-    return list(_parts(_trimmed(state, now_us - limit.period_us)))
+    return list(_parts(_trimmed(state, now_us - period_us)))
 
 
 def _freed(parts: Iterable[tuple[int, int]], needed: int) -> int:

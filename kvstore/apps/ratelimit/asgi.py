@@ -31,12 +31,15 @@ def client_address(scope: Scope) -> str:
 
 
 def header(name: str) -> KeyOf:
-    """The value of a header; requests without it share one key."""
+    """The value of a header, of several lines the last; requests without it share one key.
+
+    A proxy that adds its line behind the client's is believed that way, and the client is not.
+    """
     wanted = name.lower().encode("latin-1")
 
     def key_of(scope: Scope) -> str:
         found = [value for each, value in scope["headers"] if each.lower() == wanted]
-        return found[0].decode("latin-1") if found else ""
+        return found[-1].decode("latin-1") if found else ""
 
     return key_of
 

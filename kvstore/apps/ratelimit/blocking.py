@@ -3,48 +3,27 @@
     with BlockingLimiter("kv://127.0.0.1:7401", rules.load("rules.toml")) as limiter:
         if limiter.check("api", "customer:42"): ...
 
-One private event loop in one daemon thread does the work, so a limiter may be shared between threads; it
-must not be shared over a fork.
+One private event loop in one daemon thread does the work, so a limiter may be shared between threads. After a
+fork the child connects anew at its first call.
 """
 
 from __future__ import annotations
 
-import asyncio
-import threading
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Self, TypeVar
+from typing import Any, NamedTuple, Self
 
 import kvstore
 from kvstore.apps.ratelimit.limiter import Limiter, Outcome
 from kvstore.apps.ratelimit.rules import Rules
+from kvstore.sync import Resident
 
-_T = TypeVar("_T")
 
+class _Kept(NamedTuple):
+    """What lives on the loop."""
 
-class LoopThread:
-    """An event loop in a thread of its own, which takes coroutines from any thread."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="kvstore-ratelimit", daemon=True)
-        self._thread.start()
-
-    def run(self, work: Coroutine[Any, Any, _T]) -> _T:
-        """Do it there and wait for it here; an interrupted wait cancels it."""
-        done = asyncio.run_coroutine_threadsafe(work, self._loop)
-        try:
-            return done.result()
-        except BaseException:
-            done.cancel()
-            raise
-
-    def end(self) -> None:
-        """Stop; harmless when repeated."""
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join()
-            self._loop.close()
+    kv: kvstore.Client
+    limiter: Limiter
 
 
 class BlockingLimiter:
@@ -59,13 +38,19 @@ class BlockingLimiter:
         **options: Any,
     ) -> None:
         """`options` are those of `Limiter`. Raises errors.CannotConnect and its kin."""
-        self._thread = LoopThread()
-        try:
-            self._kv: kvstore.Client | None = self._thread.run(kvstore.connect(url, token=token))
-        except BaseException:
-            self._thread.end()
-            raise
-        self.limiter = Limiter(self._kv, rules, **options)
+        made: list[Limiter] = []
+
+        async def make() -> _Kept:
+            kv = await kvstore.connect(url, token=token)
+            made.append(Limiter(kv, made[-1].rules if made else rules, **options))
+            return _Kept(kv, made[-1])
+
+        self._resident = Resident(make, _closed)
+
+    @property
+    def limiter(self) -> Limiter:
+        """What it is the blocking face of; in a child another one than in its parent."""
+        return self._resident.it.limiter
 
     def __enter__(self) -> Self:
         """The limiter itself."""
@@ -77,31 +62,27 @@ class BlockingLimiter:
 
     def close(self) -> None:
         """Drop the connection and end the thread; harmless when repeated."""
-        if self._kv is not None:
-            self._thread.run(self.limiter.close())
-            self._thread.run(self._kv.close())
-            self._kv = None
-        self._thread.end()
+        self._resident.end()
 
     def check(self, rule: str, key: str, cost: int = 1, *, lease: str = "") -> Outcome:
         """See `Limiter.check`."""
-        return self._thread.run(self.limiter.check(rule, key, cost, lease=lease))
+        return self._resident.run(lambda at: at.limiter.check(rule, key, cost, lease=lease))
 
     def peek(self, rule: str, key: str) -> Outcome:
         """See `Limiter.peek`."""
-        return self._thread.run(self.limiter.peek(rule, key))
+        return self._resident.run(lambda at: at.limiter.peek(rule, key))
 
     def reset(self, rule: str, key: str) -> None:
         """See `Limiter.reset`."""
-        self._thread.run(self.limiter.reset(rule, key))
+        self._resident.run(lambda at: at.limiter.reset(rule, key))
 
     def release(self, rule: str, key: str, lease: str) -> None:
         """See `Limiter.release`."""
-        self._thread.run(self.limiter.release(rule, key, lease))
+        self._resident.run(lambda at: at.limiter.release(rule, key, lease))
 
     def let_go(self, outcome: Outcome) -> bool:
         """See `Limiter.let_go`."""
-        return self._thread.run(self.limiter.let_go(outcome))
+        return self._resident.run(lambda at: at.limiter.let_go(outcome))
 
     @contextmanager
     def held(self, rule: str, key: str, cost: int = 1) -> Iterator[Outcome]:
@@ -112,3 +93,8 @@ class BlockingLimiter:
         finally:
             if outcome.lease:
                 self.let_go(outcome)
+
+
+async def _closed(kept: _Kept) -> None:
+    await kept.limiter.close()
+    await kept.kv.close()

@@ -21,8 +21,8 @@ def from_toml(text: str, *, source: str) -> Any:
     """What the text says. Raises errors.ConfigInvalid."""
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise errors.ConfigInvalid(where=source, problem=str(error), hint=_HINT) from None
+    except (ValueError, RecursionError) as error:  # also numbers of too many digits, and depths without end
+        raise _invalid(source, error) from None
 
 
 def from_yaml(text: str, *, source: str) -> Any:
@@ -48,5 +48,12 @@ def from_yaml(text: str, *, source: str) -> Any:
 
     try:
         return yaml.load(text, Loader=Strict)  # noqa: S506  it is the safe loader
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise errors.ConfigInvalid(where=source, problem=" ".join(str(error).split()), hint=_HINT) from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise _invalid(source, error) from None
+    except (LookupError, AttributeError, TypeError, ArithmeticError):
+        # PyYAML takes a value with a tag for one that the tag fits.
+        raise _invalid(source, "a value is not what its tag (!!...) says") from None
+
+
+def _invalid(source: str, problem: Exception | str) -> errors.ConfigInvalid:
+    return errors.ConfigInvalid(where=source, problem=" ".join(str(problem).split()), hint=_HINT)

@@ -118,10 +118,11 @@ class RateLimitService:
         rule, key = addressed(request.domain, descriptor)
         if rule not in self._limiter.rules:
             return None
-        if not descriptor.HasField("hits_addend"):
-            return await self._limiter.check(rule, key, request.hits_addend or 1)
-        if descriptor.hits_addend.value:
-            return await self._limiter.check(rule, key, min(descriptor.hits_addend.value, COST_MAX))
+        has_own = descriptor.HasField("hits_addend")
+        cost = descriptor.hits_addend.value if has_own else request.hits_addend or 1
+        if cost:
+            # Envoy lets a request pass when it is told of a mistake.
+            return await self._limiter.check(rule, key, min(cost, COST_MAX))
         seen = await self._limiter.peek(rule, key)
         is_over = not seen.failed and not seen.verdict.remaining
         return seen._replace(verdict=Verdict(False, seen.verdict.decisions)) if is_over else seen

@@ -190,7 +190,7 @@ class Limiter:
     def _spent(self, rule: str, key: str, limits: tuple[Limit, ...], cost: int) -> Outcome | None:
         """A decision from memory: it needs no store, and says nothing of its health."""
         purse = self._purses.find((rule, key))
-        if purse is None:
+        if purse is None or purse.limits != limits:
             return None
         now_us = self._clock()
         verdict = purse.spend(cost, now_us)
@@ -198,14 +198,16 @@ class Limiter:
             return None
         if purse.wants_more(now_us) and self.breaker.admits(now_us):
             purse.is_renewing = True
-            self._background.start(self._renew(purse, limits))
+            self._background.start(self._renew(purse))
         self.counts.of(rule, Source.LOCAL)[verdict.allowed] += 1
         return Outcome(rule, key, limits, verdict, Source.LOCAL)
 
-    async def _renew(self, purse: Purse, limits: tuple[Limit, ...]) -> None:
+    async def _renew(self, purse: Purse) -> None:
         """Renew a purse while its owner still spends from it."""
         try:
-            await self._purses.renew(purse, limits)
+            # A service that finds enough in memory asks the store here alone.
+            await self._compare_clock()
+            await self._purses.renew(purse)
         except errors.KVError:
             self.breaker.failed(self._clock())
             self.counts.renewals["failed"] += 1
@@ -264,24 +266,24 @@ class Limiter:
             return False
         return True
 
-    async def _take(self, rule: Rule, key: str, limits: tuple[Limit, ...], cost: int, lease: int) -> Verdict:
+    def _take(
+        self, rule: Rule, key: str, limits: tuple[Limit, ...], cost: int, lease: int
+    ) -> Awaitable[Verdict]:
         raw = _raw(rule.name, key)
         if rule.mode is Mode.LOCAL:
-            purse = self._purses.open((rule.name, key), raw, batch=rule.batch, lease_us=rule.lease_us)
-            return await self._purses.take(purse, limits, cost)
+            purse = self._purses.open((rule.name, key), raw, limits, batch=rule.batch, lease_us=rule.lease_us)
+            return self._purses.take(purse, cost)
         if WindowCounters.suits(limits):
-            return await self._windows.take(raw, limits[0], cost)
-        return await self._ledgers.take(raw, limits, cost, lease=lease)
+            return self._windows.take(raw, limits[0], cost)
+        return self._ledgers.take(raw, limits, cost, lease=lease)
 
     async def _guarded(
         self, rule: Rule, key: str, limits: tuple[Limit, ...], ask: Callable[[], Awaitable[Verdict]]
     ) -> Outcome:
         """Ask behind the breaker; when nobody can tell, the rule's policy does."""
         if self.breaker.admits(self._clock()):
-            clock = self._store_clock
             try:
-                if clock is not None and clock.is_due():
-                    await clock.ready(self._kv, self._background, timeout_s=self._timeout_s)
+                await self._compare_clock()
                 verdict = await ask()
             except errors.BadRequest:
                 raise  # the caller's mistake, and no sign of the store's health
@@ -299,6 +301,12 @@ class Limiter:
             verdict=_without_store(limits, allowed=is_open),
             source=Source.FAILED_OPEN if is_open else Source.FAILED_CLOSED,
         )
+
+    async def _compare_clock(self) -> None:
+        """Set it or have it compared, if that is due. Raises errors.KVError."""
+        clock = self._store_clock
+        if clock is not None and clock.is_due():
+            await clock.ready(self._kv, self._background, timeout_s=self._timeout_s)
 
     def _holder(self, lease: str) -> int:
         if not lease:

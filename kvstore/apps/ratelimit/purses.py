@@ -60,16 +60,23 @@ class Purse:
 
     key: bytes
     """Of the register."""
+    limits: tuple[Limit, ...]
+    """Those that all that it holds, and was told, is about."""
     batch: int
     lease_us: int
     tokens: int = 0
     ends_us: int = 0
     next_tokens: int = 0
     next_ends_us: int = 0
+    aside: int = 0
+    """Tokens that nobody spends while more is asked for; they end with `ends_us`."""
     told: Verdict | None = None
     """What the ledger said last."""
     refused_cost: int = 0
     refused_until_us: int = 0
+    """When to ask again."""
+    retry_at_us: int = 0
+    """When the ledger will give as much, by what it said."""
     is_renewing: bool = False
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -81,7 +88,7 @@ class Purse:
             self.tokens -= cost
             return self.verdict(True, 0)
         if cost >= self.refused_cost > 0 and now_us < self.refused_until_us:
-            return self.verdict(False, self.refused_until_us - now_us)
+            return self.verdict(False, self.retry_at_us - now_us)
         return None
 
     def wants_more(self, now_us: int) -> bool:
@@ -113,14 +120,25 @@ class Purse:
 
     def refuse(self, cost: int, told: Verdict, now_us: int) -> None:
         """Remember until when the ledger will not give so much."""
+        if told.retry_after_us == NEVER:
+            return
         self.refused_cost = cost
-        if told.retry_after_us != NEVER:
-            # By the time before the call: what it says counts from a moment after that.
-            self.refused_until_us = now_us + told.retry_after_us
+        # By the time before the call: what it says counts from a moment after that.
+        self.retry_at_us = now_us + told.retry_after_us
+        # No longer than tokens would be held: another instance may reset the key.
+        self.refused_until_us = now_us + min(told.retry_after_us, self.lease_us)
+
+    def put_aside(self) -> None:
+        """Let nobody spend what is held, while a batch is on its way."""
+        self.aside, self.tokens = self.tokens, 0
+
+    def take_back(self) -> None:
+        """No batch came, so what was held before is as good as it was."""
+        self.tokens, self.aside = self.aside, 0
 
     def empty(self) -> None:
         """Forfeit what is held."""
-        self.tokens = self.next_tokens = 0
+        self.tokens = self.next_tokens = self.aside = 0
 
     def _shift(self, now_us: int) -> None:
         """Forfeit what has ended, and take what came ahead when the rest does not do any more."""
@@ -144,7 +162,7 @@ class Purses:
         self._clock = clock
         self._purses: OrderedDict[Name, Purse] = OrderedDict()
 
-    async def take(self, purse: Purse, limits: Sequence[Limit], cost: int) -> Verdict:
+    async def take(self, purse: Purse, cost: int) -> Verdict:
         """Decide one call, from memory if possible. Raises errors.KVError when the store cannot tell."""
         async with purse.turn:
             # Somebody may have renewed it while we waited.
@@ -152,24 +170,30 @@ class Purses:
             verdict = purse.spend(cost, now_us)
             if verdict is not None:
                 return verdict
-            # Forfeited before more is asked for, so that never more than a batch is held.
-            purse.empty()
-            got, told = await self._granter.grant(purse.key, limits, least=cost, most=max(purse.batch, cost))
+            got, most = 0, max(purse.batch, cost)
+            # Forfeited when a batch comes, so that never more than a batch is held; a refusal brings none.
+            purse.put_aside()
+            try:
+                got, told = await self._granter.grant(purse.key, purse.limits, least=cost, most=most)
+            finally:
+                if not got:
+                    purse.take_back()
             purse.told = told
             if not got:
                 purse.refuse(cost, told, now_us)
                 return told
+            purse.empty()
             purse.refused_cost, purse.tokens, purse.ends_us = 0, got - cost, now_us + purse.lease_us
             return purse.verdict(True, 0)
 
-    async def renew(self, purse: Purse, limits: Sequence[Limit]) -> None:
+    async def renew(self, purse: Purse) -> None:
         """Ask for what is missing to a batch. Raises errors.KVError when the store cannot tell."""
         async with purse.turn:
             now_us = self._clock()
             missing = purse.batch - purse.tokens - purse.next_tokens
             if missing <= 0 or purse.next_tokens:
                 return
-            got, told = await self._granter.grant(purse.key, limits, least=1, most=missing)
+            got, told = await self._granter.grant(purse.key, purse.limits, least=1, most=missing)
             if not got:
                 purse.refuse(1, told, now_us)
             purse.receive(got, told, ends_us=now_us + purse.lease_us)
@@ -189,11 +213,12 @@ class Purses:
             self._purses.move_to_end(name)
         return purse
 
-    def open(self, name: Name, key: bytes, *, batch: int, lease_us: int) -> Purse:
+    def open(self, name: Name, key: bytes, limits: tuple[Limit, ...], *, batch: int, lease_us: int) -> Purse:
         """The purse of a key, an empty one at first; another batch or lease counts from the next renewal."""
         purse = self.find(name)
-        if purse is None:
-            purse = self._purses[name] = Purse(key, batch, lease_us)
+        # Other limits count anew, and calls that wait for the old purse are told of the old ones.
+        if purse is None or purse.limits != limits:
+            purse = self._purses[name] = Purse(key, limits, batch, lease_us)
             if len(self._purses) > _PURSES_MAX:
                 oldest, idle = next(iter(self._purses.items()))
                 if not idle.turn.locked():

@@ -38,7 +38,7 @@ class RulesFile:
         self._seen = self._mark()
         try:
             found = rules.load(self._path)
-        except (errors.KVError, OSError, UnicodeDecodeError) as error:
+        except (errors.KVError, OSError) as error:
             self._metrics.reloads.labels("failed").inc()
             self._log.error("rules_refused", path=str(self._path), reason=str(error))
             return False

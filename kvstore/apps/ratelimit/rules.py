@@ -31,6 +31,8 @@ from kvstore.apps.ratelimit.purses import over_admission_max
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 LIMITS_MAX = 16
+_BITS_MAX = 64
+"""Of a number; with thousands of digits it could not even be told what is wrong with it."""
 _UNITS_US = {
     "ms": 1_000,
     "s": 1_000_000,
@@ -114,7 +116,10 @@ Rules = Mapping[str, Rule]
 
 def load(path: str | Path) -> Rules:
     """Read a file. Raises errors.ConfigInvalid with every mistake, OSError."""
-    text = Path(path).read_text(encoding="utf-8")
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise _invalid(str(path), [f"it is not UTF-8: {error.reason}"]) from None
     return parse(text, source=str(path), yaml=documents.is_yaml(path))
 
 
@@ -123,13 +128,14 @@ def parse(text: str, *, source: str = "rules", yaml: bool = False) -> Rules:
     document = (documents.from_yaml if yaml else documents.from_toml)(text, source=source)
     if not isinstance(document, dict):
         raise _invalid(source, ["there is no [[rule]]"])
-    mistakes = [f"unknown: {name}" for name in sorted(map(str, document.keys() - {"rule"}))]
+    mistakes = [f"unknown: {name}" for name in sorted(map(_shown, document.keys() - {"rule"}))]
     rules: dict[str, Rule] = {}
     tables = document.get("rule")
     if not isinstance(tables, list) or not tables or not all(isinstance(each, dict) for each in tables):
         raise _invalid(source, [*mistakes, "there is no [[rule]]"])
     for number, table in enumerate(tables, 1):
-        place = f"rule {table.get('name', number)!r}"
+        named = table.get("name", number)
+        place = f"rule {named!r}" if isinstance(named, str) else f"rule {_shown(named)}"
         try:
             rule = _rule(table)
         except errors.KVError as error:
@@ -196,6 +202,8 @@ def _number(table: Mapping[str, Any], name: str, default: int) -> int:
     given = table.get(name, default)
     if isinstance(given, bool) or not isinstance(given, int):
         raise _bad(name, given, "an integer")
+    if given.bit_length() > _BITS_MAX:
+        raise _bad(name, given, "a number that one can read")
     return given
 
 
@@ -207,14 +215,20 @@ def _text(table: Mapping[str, Any], name: str, default: str) -> str:
 
 
 def _only(table: Mapping[str, Any], known: set[str]) -> None:
-    unknown = sorted(map(str, table.keys() - known))
+    unknown = sorted(map(_shown, table.keys() - known))
     if unknown:
         raise _bad(", ".join(unknown), "this", f"only {', '.join(sorted(known))}")
 
 
 def _bad(option: str, given: Any, allowed: str) -> errors.BadOption:
-    shown = given if isinstance(given, str) else repr(given)
-    return errors.BadOption(option=option, given=shown[:60], allowed=allowed)
+    return errors.BadOption(option=option, given=_shown(given)[:60], allowed=allowed)
+
+
+def _shown(given: Any) -> str:
+    try:
+        return given if isinstance(given, str) else repr(given)
+    except (ValueError, RecursionError):  # thousands of digits, or of levels
+        return "something huge"
 
 
 def _invalid(source: str, mistakes: Sequence[str]) -> errors.ConfigInvalid:

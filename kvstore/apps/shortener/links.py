@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 import kvstore
 from kvstore import errors
-from kvstore.apps.shortener import codes, stats
+from kvstore.apps.shortener import aliases, codes, stats
 from kvstore.apps.shortener.cache import Found, LinkCache
 from kvstore.apps.shortener.link import Link, decode, encode, link_key, spent_key
 from kvstore.apps.shortener.options import ShortenerOptions
@@ -26,6 +26,7 @@ from kvstore.apps.shortener.wishes import Edit, Wish, drafted, edited
 
 GRACE_S = 86_400.0
 """How long an expired link is known as such; after that its code is free again."""
+_USED_UP = "all clicks it was made for are used up"
 _CODES_TRIED = 5
 _EDITS_TRIED = 10
 
@@ -95,6 +96,8 @@ class Links:
         for _ in range(_EDITS_TRIED):
             link, version = await self._current(owner, code)
             changed = edited(link, edit, rules=self._rules, now_ms=self._now_ms())
+            if changed.max_clicks is not None and (link.max_clicks is None or _outlives(changed, link)):
+                await self._keep_spent(changed)
             change = self._kv.cas(
                 link_key(code), new=encode(changed), expected_version=version, expires_at=_kept_until(changed)
             )
@@ -155,16 +158,41 @@ class Links:
             self._kv.incr(spent_key(link.id), maximum=link.max_clicks, expires_at=_kept_until(link)),
         )
         if not done:
-            raise LinkGone("all clicks it was made for are used up")
+            raise LinkGone(_USED_UP)
+
+    async def check_left(self, link: Link) -> None:
+        """For who only looks: raises LinkGone when no click is left, and takes none."""
+        if await self._is_used_up(link):
+            raise LinkGone(_USED_UP)
 
     # --- parts --------------------------------------------------------------------------
 
     async def _current(self, owner: str, code: str) -> tuple[Link, int]:
-        found = await found_at(self._kv, link_key(code))
+        # What no alias can be is no key for the store either.
+        found = await found_at(self._kv, link_key(code)) if len(code) <= aliases.LENGTH_MAX else None
         link = None if found is None else decode(found[0])
         if found is None or link is None or link.owner != owner:
             raise NoSuchLink("you have no link with this code")
         return link, found[1]
+
+    async def _is_used_up(self, link: Link) -> bool:
+        if link.max_clicks is None:
+            return False
+        spent = await found_at(self._kv, spent_key(link.id))
+        return spent is not None and int(spent[0]) >= link.max_clicks
+
+    async def _keep_spent(self, link: Link) -> None:
+        """Let the count live as long as a link that is about to live longer, lest it begins again.
+
+        It is begun here if it was not: a service that has the old link in memory would give it the old end.
+        """
+        key, until = spent_key(link.id), _kept_until(link)
+        if await settled(self._kv, self._kv.put_if_absent(key, b"0", expires_at=until)):
+            return
+        if until is None:
+            await self._kv.persist(key, consistency="linearizable")
+        else:
+            await self._kv.touch(key, expires_at=until, consistency="linearizable")
 
     async def _read(self, code: str, verify: bool) -> Found:
         """For the cache: one replica first; a quorum for what that misses, or where the cache asks."""
@@ -197,7 +225,8 @@ class Links:
         if found is None:
             return False
         now = decode(found[0])
-        return now.id == link.id and now.url == link.url and not now.is_over(self._now_ms())
+        leads = now.id == link.id and now.url == link.url and not now.is_over(self._now_ms())
+        return leads and not await self._is_used_up(now)
 
     async def _make(self, draft: Link) -> Link:
         """Claim the draft's code, or find that it was claimed with this draft before."""
@@ -222,6 +251,12 @@ class Links:
 def _kept_until(link: Link) -> float | None:
     """When the store may forget it, in seconds since 1970."""
     return None if link.expires_ms is None else link.expires_ms / 1000 + GRACE_S
+
+
+def _outlives(changed: Link, link: Link) -> bool:
+    return link.expires_ms is not None and (
+        changed.expires_ms is None or changed.expires_ms > link.expires_ms
+    )
 
 
 async def create_many(

@@ -22,6 +22,8 @@ from kvstore.apps.shortener.link import page_key
 from kvstore.apps.shortener.problems import BadField
 
 PAGE_LINKS_MAX = 200
+PAGES_WALKED_MAX = 20
+"""In one call: pages that deletions emptied have nothing to show, and each costs a read."""
 _STRIPES = 64
 _CHANGE_S = 10.0
 _ENDS_KEPT = 1_000
@@ -149,13 +151,17 @@ class OwnedLists:
             )
 
     async def read(self, owner: str, cursor: str | None, limit: int) -> tuple[list[Listed], str | None]:
-        """Newest first, and the cursor of what comes next. Something deleted meanwhile may repeat others."""
-        if cursor is None:
-            page, at = await self._last(owner), PAGE_LINKS_MAX
-        else:
-            page, at = _position(cursor)
+        """Newest first, and the cursor of what comes next. Something deleted meanwhile may repeat others.
+
+        There may be fewer than `limit`, or none, and still a cursor: many pages in between are empty.
+        """
+        last = await self._last(owner)
+        page, at = (last, PAGE_LINKS_MAX) if cursor is None else _position(cursor)
+        # Anybody can write a cursor: one beyond the end must not cost a read for each page that never was.
+        page = min(page, last)
+        end = max(page - PAGES_WALKED_MAX, -1)
         found: list[Listed] = []
-        while page >= 0:
+        while page > end:
             entry = await self._kv.get(page_key(owner, page))
             entries = _entries(entry.value if entry is not None else None)[:at]
             take = entries[-(limit - len(found)) :][::-1]
@@ -165,7 +171,7 @@ class OwnedLists:
                 more = left > 0 or page > 0
                 return found, f"{page}.{left}" if more else None
             page, at = page - 1, PAGE_LINKS_MAX
-        return found, None
+        return found, f"{page}.{at}" if page >= 0 else None
 
     async def _last(self, owner: str) -> int:
         entry = await self._kv.get(self._head(owner))

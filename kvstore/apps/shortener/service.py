@@ -41,7 +41,8 @@ async def service_of(request: Request) -> Service:
 def client_address(request: Request, options: ShortenerOptions) -> str:
     """Where a request came from."""
     if options.trust_proxy:
-        told = request.headers.get("x-forwarded-for", "").rpartition(",")[2].strip()
+        # Lines of one name are one list, in order. A proxy may add its own behind the client's.
+        told = ",".join(request.headers.getlist("x-forwarded-for")).rpartition(",")[2].strip()
         if told:
             return told[:64]
     return request.client.host if request.client is not None else "unknown"

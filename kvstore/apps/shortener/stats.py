@@ -16,6 +16,8 @@ from kvstore.apps.shortener.link import Link, counter_key, names_key, spent_key
 DAYS_SHOWN, HOURS_SHOWN = 30, 48
 _READERS = 16
 _DAY_MS, _HOUR_MS = 86_400_000, 3_600_000
+_SPENT_KEPT_S = 86_400.0
+"""How long spent clicks outlive their link: longer than another service may have the link in memory."""
 Row = tuple[str, int]
 
 
@@ -90,7 +92,10 @@ async def _counted(kv: kvstore.Client, link_id: str, asked: Sequence[str]) -> di
 
 
 async def forget_stats(kv: kvstore.Client, link: Link, now_ms: int) -> None:
-    """Delete a link's counters. Raises errors.KVError; what is left then is never read again."""
+    """Delete a link's counters; clicks spent of `max_clicks` end by themselves, later.
+
+    Raises errors.KVError; what is left then is never read again.
+    """
     names = await names_of(kv, link.id)
     first, last = (link.created_ms - _HOUR_MS) // _HOUR_MS, now_ms // _HOUR_MS
     hours = [hour_of(hour * _HOUR_MS) for hour in range(first, last + 1)]
@@ -102,7 +107,8 @@ async def forget_stats(kv: kvstore.Client, link: Link, now_ms: int) -> None:
         *(f"v/{name}" for name in visitors.DEVICES),
     ]
     await kv.delete_many([counter_key(link.id, part) for part in parts])
-    for key in (names_key(link.id), spent_key(link.id)):
-        entry = await kv.get(key)
-        if entry is not None:
-            await kv.delete_if(key, expected_value=entry.value)
+    names_entry = await kv.get(names_key(link.id))
+    if names_entry is not None:
+        await kv.delete_if(names_key(link.id), expected_value=names_entry.value)
+    if await kv.get(spent_key(link.id)) is not None:
+        await kv.touch(spent_key(link.id), _SPENT_KEPT_S, consistency="linearizable")

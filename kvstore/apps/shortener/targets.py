@@ -3,7 +3,8 @@
 A target is `http` or `https` with a real host, no credentials, no control characters; not this service
 itself (a loop), not a blocked host or one below it, and not a private one unless that is allowed. Numbers
 are taken the way browsers take them, so `http://2130706433`, `0x7f.1` and `[::ffff:127.0.0.1]` are all
-127.0.0.1. A public *name* may still point to a private address: only who follows the link would know.
+127.0.0.1; so are names (UTS 46, nothing transitional): `faß.de` is not `fass.de`. A public *name* may still
+point to a private address: only who follows the link would know.
 """
 
 from __future__ import annotations
@@ -15,16 +16,31 @@ import unicodedata
 from dataclasses import dataclass
 from urllib.parse import quote, urlsplit, urlunsplit
 
+import idna
+
 from kvstore.apps.shortener.problems import BadUrl
 
 LENGTH_MAX = 4096
+_HOST_MAX = 253
 _SCHEMES = ("http", "https")
-_PRIVATE_SUFFIXES = ("localhost", "local", "internal", "intranet", "lan", "home.arpa", "corp", "home")
+_PRIVATE_SUFFIXES = (
+    "localhost",
+    "localdomain",
+    "local",
+    "internal",
+    "intranet",
+    "lan",
+    "home.arpa",
+    "corp",
+    "home",
+)
 _SAFE = "%/:?#[]@!$&'()*+,;=-._~"
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\Z")
 _NUMBER = re.compile(r"(0x[0-9a-f]*|[0-9]+)\Z")
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+_NOT_PUBLIC = tuple(ipaddress.IPv6Network(each) for each in ("::/96", "fec0::/10", "64:ff9b:1::/48"))
+"""IPv4-compatible, site-local (both given up, still routed here and there), and NAT64 of a network's own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,33 +87,55 @@ def check_url(text: str, rules: TargetRules) -> str:
 def host_of(text: str) -> str:
     """A host in one form: an address as numbers, a name in lower case and ASCII. Raises BadUrl."""
     if ":" in text:
-        try:
-            return str(ipaddress.IPv6Address(text))
-        except ValueError:
-            raise BadUrl("this is no IPv6 address") from None
+        return _numbered(text)
+    if len(text.removesuffix(".")) > _HOST_MAX:  # before encoding, whose cost grows with the square
+        raise BadUrl("this is no host name")
     try:
-        name = text.encode("idna").decode("ascii").lower().removesuffix(".")
-    except UnicodeError:
+        mapped = idna.uts46_remap(text, std3_rules=False).removesuffix(".")
+    except idna.IDNAError:
         raise BadUrl("this is no host name") from None
-    labels = name.split(".")
+    labels = [_ascii_of(label) for label in mapped.split(".")]
+    name = ".".join(labels)
     if _NUMBER.match(labels[-1]):  # WHATWG: who ends in a number is an IPv4 address
         try:
             return str(ipaddress.IPv4Address(socket.inet_aton(name)))
         except OSError:
             raise BadUrl("this is no IPv4 address") from None
-    if len(name) > 253 or not all(_LABEL.match(label) for label in labels):
+    if len(name) > _HOST_MAX or not all(_LABEL.match(label) for label in labels):
         raise BadUrl("this is no host name")
     return name
 
 
+def _numbered(text: str) -> str:
+    """An IPv6 address in one form; an IPv4 address that is only written as one, as what it is."""
+    try:
+        address = ipaddress.IPv6Address(text)
+    except ValueError:
+        raise BadUrl("this is no IPv6 address") from None
+    if address.scope_id is not None:
+        raise BadUrl("an address has no zone: it would mean something else on each machine")
+    return str(address.ipv4_mapped or address)
+
+
+def _ascii_of(label: str) -> str:
+    return label if label.isascii() else f"xn--{label.encode('punycode').decode('ascii')}"
+
+
 def _check_host(host: str, rules: TargetRules) -> None:
-    if host in rules.own_hosts:
-        raise BadUrl("a link to this service itself could go in circles")
-    labels = host.split(".")
-    if any(".".join(labels[at:]) in rules.blocked for at in range(len(labels))):
-        raise BadUrl("links to this host are blocked here")
+    for each in _names_of(host):
+        if each in rules.own_hosts:
+            raise BadUrl("a link to this service itself could go in circles")
+        labels = each.split(".")
+        if any(".".join(labels[at:]) in rules.blocked for at in range(len(labels))):
+            raise BadUrl("links to this host are blocked here")
     if not rules.allow_private and _is_private(host):
         raise BadUrl("links to private and local hosts are not allowed here")
+
+
+def _names_of(host: str) -> list[str]:
+    """What rules may call it: itself, and the IPv4 address that it carries through a gateway."""
+    inner = _carried(ipaddress.IPv6Address(host)) if ":" in host else None
+    return [host] if inner is None else [host, str(inner)]
 
 
 def _is_private(host: str) -> bool:
@@ -111,9 +149,15 @@ def _is_private(host: str) -> bool:
 def _is_public(address: _Address) -> bool:
     """Also of the IPv4 address that some IPv6 addresses carry."""
     if isinstance(address, ipaddress.IPv6Address):
-        inner = address.ipv4_mapped or address.sixtofour
-        if inner is None and address in _NAT64:
-            inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+        if any(address in network for network in _NOT_PUBLIC):
+            return False
+        inner = _carried(address)
         if inner is not None:
             return _is_public(inner)
     return address.is_global and not address.is_multicast
+
+
+def _carried(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+    if address in _NAT64:
+        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    return address.sixtofour

@@ -44,10 +44,13 @@ async def _answer(name: str, request: Request, service: Service) -> Response:
         raise failure
     link = await service.links.resolve(stem)
     if suffix == "+":
+        await service.links.check_left(link)
         return page("preview.html", link=link, short_url=service.options.short_url(link.code))
     if suffix:
         return _qr(service.options.short_url(link.code), suffix)
-    if request.method != "HEAD":
+    if request.method == "HEAD":
+        await service.links.check_left(link)
+    else:
         await service.links.spend(link)
         service.clicks.note(click_of(link, request.scope["headers"], service))
     status, headers = redirect_to(link, service)
