@@ -8,8 +8,9 @@ a verdict. Session guarantees are those of Terry et al. 1994, for each process a
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Hashable, Sequence
+from itertools import accumulate
 
 from jepsen_lite.history import Operation, by_key, identity
 from jepsen_lite.verdict import Verdict, Word, illegal
@@ -158,17 +159,39 @@ def check_ttl(operations: Sequence[Operation], *, skew_s: float) -> Verdict:
 def _check_early(
     key: str, part: Sequence[Operation], absences: Sequence[Operation], skew_s: float
 ) -> Verdict | None:
-    """Whether the last write of a key was gone before its end, if no other write may have followed it."""
+    """Whether something was read as gone that no write explains.
+
+    A read begins after some write was acknowledged, so it shows that one, or one that does not surely come
+    before it. It may show nothing only if one of these deletes, or has a value that may have ended.
+    """
     writes = [op for op in part if op.kind != "read" and op.outcome != "fail"]
-    last = max(writes, key=lambda op: op.began, default=None)
-    if last is None or last.outcome != "ok" or last.ttl <= 0 or last.value is None:
-        return None
-    if any(op is not last and op.end >= last.began for op in writes):
-        return None
+    acked = sorted((op for op in writes if op.outcome == "ok"), key=lambda op: op.end)
+    acked_ends = [op.end for op in acked]
+    # Of those acknowledged up to here, the one that began last: what may come after it are the fewest.
+    latest = list(accumulate(acked, _later))
+    gone = sorted((_gone_from(op, skew_s), op.end) for op in writes)
+    gone_from = [moment for moment, _ in gone]
+    gone_ends = list(accumulate((end for _, end in gone), max))
     for read in absences:
-        if last.end < read.began and read.end < last.began + last.ttl - skew_s:
-            return illegal("ttl", "gone before its end", ("both", [last, read]), key=key)
+        before = bisect_left(acked_ends, read.began)
+        if not before:
+            continue
+        write = latest[before - 1]
+        explained = bisect_right(gone_from, read.end)
+        if not explained or gone_ends[explained - 1] < write.began:
+            return illegal("ttl", "gone before its end", ("both", [write, read]), key=key)
     return None
+
+
+def _later(one: Operation, other: Operation) -> Operation:
+    return other if other.began > one.began else one
+
+
+def _gone_from(write: Operation, skew_s: float) -> float:
+    """The first moment at which a read that shows this write may show nothing."""
+    if write.kind == "delete" or write.value is None:
+        return write.began
+    return max(write.began, write.began + write.ttl - skew_s) if write.ttl > 0 else math.inf
 
 
 def check_liveness(operations: Sequence[Operation]) -> Verdict:

@@ -17,6 +17,7 @@ is never of more than one flush.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from jepsen_lite.history import Operation
@@ -25,6 +26,7 @@ from jepsen_lite.verdict import Verdict, Word, illegal
 CLOCK_S = 0.1
 """Ends are told by the wall clock, and histories by another one."""
 _MISSES = ("no-such-link", "link-gone")
+_TAKEN = "alias-taken"
 
 
 def check_targets(operations: Sequence[Operation]) -> Verdict:
@@ -93,6 +95,11 @@ def _wrong_life(visit: Operation, makes: Sequence[Operation], asked: float, unma
 
 def check_claims(operations: Sequence[Operation]) -> Verdict:
     """One winner for each alias, and one link for each request, however often it was repeated."""
+    loser = _refused_for_nobody(operations)
+    if loser is not None:
+        return illegal(
+            "claims", "taken, and nobody else had asked for it", ("refused", [loser]), key=loser.key
+        )
     made = [op for op in operations if op.kind == "make" and op.outcome == "ok"]
     for op in made:
         if op.key not in ("new", op.seen):
@@ -104,6 +111,20 @@ def check_claims(operations: Sequence[Operation]) -> Verdict:
         if len({make.seen for make in makes}) > 1:
             return illegal("claims", "one request made two links", ("made", makes), key=url)
     return _done("claims", len(made), "nothing was made")
+
+
+def _refused_for_nobody(operations: Sequence[Operation]) -> Operation | None:
+    """A claim of an alias that lost to nobody: no request that may have won had begun."""
+    claims = [op for op in operations if op.kind == "make"]
+    losers = [op for op in claims if op.outcome == "fail" and op.error == _TAKEN]
+    began: dict[str, float] = {}
+    for op in claims:
+        if op.outcome == "fail" and op.error == _TAKEN:
+            continue
+        # A code that was drawn is no alias, unless it is told to be the same.
+        code = str(op.seen) if op.key == "new" else op.key
+        began[code] = min(began.get(code, op.began), op.began)
+    return next((op for op in losers if began.get(op.key, math.inf) > op.end), None)
 
 
 def check_clicks(operations: Sequence[Operation]) -> Verdict:

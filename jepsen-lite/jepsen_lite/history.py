@@ -196,7 +196,18 @@ def _header(path: str | Path, line: str) -> dict[str, Any]:
             f'has no header {{"jepsen-lite": {FORMAT}}}',
             "give a history that this jepsen-lite saved",
         )
+    faults = header.get("faults", [])
+    if not isinstance(faults, list) or not all(map(_is_span, faults)):
+        raise HistoryError(path, 1, "has faults that are none", "each is a list: begin, end, text")
     return header
+
+
+def _is_span(found: Any) -> bool:
+    return (
+        isinstance(found, list)
+        and len(found) >= 2
+        and all(type(moment) in (int, float) and math.isfinite(moment) for moment in found[:2])
+    )
 
 
 def _operation(path: str | Path, number: int, line: str) -> Operation:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 import signal
 import sys
+import traceback
 from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -35,6 +37,17 @@ class Problem(click.ClickException):
         click.echo(f"jepsen-lite: {self.message}", err=True)
 
 
+class FiniteRange(click.FloatRange):
+    """Numbers of a range; nan lies in every one of click's."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Refuse it as any other that lies outside."""
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value} is not in the range {self._describe_range()}.", param, ctx)
+        return number
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="kvring", prog_name="jepsen-lite")
 def cli() -> None:
@@ -56,7 +69,7 @@ def cli() -> None:
 @click.option("--nemesis", "-n", metavar="N", default="halves", show_default=True,
               help="One of `jepsen-lite list`, or single ones in turn: halves+kill.")  # fmt: skip
 @click.option(
-    "--time", "seconds", type=click.FloatRange(4, 3600), default=60.0, show_default=True, help="Seconds."
+    "--time", "seconds", type=FiniteRange(4, 3600), default=60.0, show_default=True, help="Seconds."
 )
 @click.option("--seed", type=int, default=1, show_default=True, help="Decides the faults, and what is asked.")
 @click.option("--nodes", type=click.IntRange(3, 9), default=5, show_default=True)
@@ -65,7 +78,7 @@ def cli() -> None:
 )
 @click.option("--clients", type=click.IntRange(2, 100), default=10, show_default=True)
 @click.option(
-    "--rate", type=click.FloatRange(1, 5000), default=100.0, show_default=True, help="Operations a second."
+    "--rate", type=FiniteRange(1, 5000), default=100.0, show_default=True, help="Operations a second."
 )
 @click.option("--links", type=click.Choice(["auto", "kernel", "proxy"]), default="auto", show_default=True,
               help="What cuts links: nftables, which needs root, or a proxy.")  # fmt: skip
@@ -120,6 +133,7 @@ def list_command() -> None:
         click.echo(f"{heading}:")
         for name, about in table.items():
             click.echo(f"  {name:11} {about}")
+    click.echo(f"nemeses of the target sim: {', '.join(simulated.NAMES)}")
 
 
 def _name(options: Options) -> str:
@@ -136,9 +150,14 @@ def _fresh(name: str, parent: Path = Path("jepsen-runs")) -> Path:
 
 def _run(options: Options, plan: Plan, directory: Path) -> int:
     if options.target == "sim":
-        judged = simulated.simulate(options)
+        try:
+            judged = simulated.simulate(options)
+        except nemesis.NoPlanError as problem:
+            raise Problem(str(problem)) from None
         click.echo(judged.text)
         return STATUS[judged.word]
+    if directory.exists() and not directory.is_dir():
+        raise Problem(f"{directory} is no folder; a run needs one of its own, or none: leave --dir out")
     if directory.exists() and any(directory.iterdir()):
         raise Problem(f"{directory} is not empty; a run needs a folder of its own, or none: leave --dir out")
     live = sys.stderr.isatty()
@@ -216,6 +235,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         status = NO_RUN
     except (KeyboardInterrupt, click.Abort):
         status = _INTERRUPTED
+    except Exception:  # noqa: BLE001 - Python would end with the status that means illegal
+        traceback.print_exc()
+        status = NO_RUN
     sys.exit(status)
 
 

@@ -16,12 +16,12 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import kvstore
-from jepsen_lite import history, judging, workloads
+from jepsen_lite import history, judging, targets, workloads
 from jepsen_lite.judging import Judgement, Span
 from jepsen_lite.nemesis import Plan
 from jepsen_lite.seat import Recorder, Seat
@@ -310,8 +310,27 @@ def save(directory: Path, options: Options, plan: Plan, outcome: Outcome) -> Non
 
 def load_plan(directory: Path) -> tuple[Options, Plan]:
     """What `save` kept. Raises OSError, ValueError, KeyError, TypeError."""
-    plain = json.loads((directory / "plan.json").read_text(encoding="utf-8"))
-    return Options(**plain["options"]), Plan.from_json(plain["plan"])
+    text = (directory / "plan.json").read_text(encoding="utf-8")
+    plain = json.loads(text, parse_constant=_not_finite)
+    return _checked(Options(**plain["options"])), Plan.from_json(plain["plan"])
+
+
+def _not_finite(constant: str) -> float:
+    raise ValueError(f"{constant} is no number")
+
+
+def _checked(options: Options) -> Options:
+    """What a file said. Raises ValueError."""
+    for each in fields(Options):
+        given = getattr(options, each.name)
+        wanted = str if each.default is MISSING else type(each.default)
+        if type(given) is not wanted and (wanted, type(given)) != (float, int):
+            raise ValueError(f"{each.name} cannot be {given!r}")
+    if options.workload not in workloads.ABOUT:
+        raise ValueError(f"there is no workload {options.workload!r}")
+    if options.target not in targets.ABOUT:
+        raise ValueError(f"there is no target {options.target!r}")
+    return options
 
 
 def commit() -> str:

@@ -45,10 +45,21 @@ class Plan:
     faults: tuple[Fault, ...] = field(default_factory=tuple)
 
 
-def plan(seed: int, *, nodes: int, seconds: float, clients: int = 4, kinds: tuple[str, ...] = KINDS) -> Plan:
-    """Draw the faults of a run. The last one is over before `seconds`."""
+def plan(
+    seed: int,
+    *,
+    nodes: int,
+    seconds: float,
+    clients: int = 4,
+    kinds: tuple[str, ...] = KINDS,
+    swarm: bool = True,
+) -> Plan:
+    """Draw the faults of a run, of some of the kinds or, without `swarm`, of all of them.
+
+    The last one is over before `seconds`.
+    """
     dice = random.Random(f"faults {seed}")
-    armed = tuple(kind for kind in kinds if dice.random() < 0.35)
+    armed = tuple(kind for kind in kinds if dice.random() < 0.35 or not swarm)
     if not armed:
         armed = (dice.choice(kinds),) if kinds else ()
     faults: list[Fault] = []

@@ -17,17 +17,21 @@ Promises judged, by name:
   a message of that call was held up on the way;
 - late: every call is answered within its deadline;
 - stuck: after healing, calls succeed;
-- empty: a run without successes of each kind, or without faults among its operations, proves nothing.
+- empty: a run in which no call of a kind succeeded that was asked often, or none was asked among its
+  faults, proves nothing.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 SKEW_S = 0.8
 LATE_S = 0.5
 ZOMBIE_S = 1.0
+_MANY = 10
+"""So often a kind of call does not fail by chance."""
 STRONG = ("quorum", "all")
 
 
@@ -80,10 +84,8 @@ class Verdict:
         return "illegal" if self.violations else "unknown" if self.unknown else "ok"
 
 
-def judge(
-    operations: Sequence[Operation], *, fault_spans: Iterable[tuple[float, float]], timed_keys: frozenset[str]
-) -> Verdict:
-    """Apply every rule. `timed_keys` are those whose values may end by themselves or be touched."""
+def judge(operations: Sequence[Operation], *, timed_keys: frozenset[str]) -> Verdict:
+    """Apply every rule but `empty`. `timed_keys`: those whose values may end by themselves or be touched."""
     verdict = Verdict()
     keys: dict[str, list[Operation]] = {}
     for operation in operations:
@@ -98,7 +100,6 @@ def judge(
             verdict.violations.append(f"stuck: {operation}")
         if operation.final and operation.superseded:
             verdict.violations.append(f"poisoned: {operation}")
-    _judge_substance(operations, list(fault_spans), verdict)
     return verdict
 
 
@@ -199,16 +200,24 @@ def _judge_end(
         verdict.violations.append(f"split: {key} reads {sorted(map(str, finals))} after healing")
 
 
-def _judge_substance(
-    operations: Sequence[Operation], spans: list[tuple[float, float]], verdict: Verdict
-) -> None:
-    for kind in ("put", "get", "delete"):
-        if not any(op.kind == kind and op.outcome == "ok" and not op.final for op in operations):
-            verdict.unknown.append(f"empty: no successful {kind}")
+def judge_substance(operations: Sequence[Operation], fault_spans: Iterable[tuple[float, float]]) -> list[str]:
+    """Why a run proves nothing, if it does not: all its calls, of registers and others, and its faults.
+
+    A kind that was asked for a few times only may have failed by chance: most seeds are full of faults.
+    """
+    work = [op for op in operations if not op.final]
+    asked = Counter(op.kind for op in work)
+    succeeded = {op.kind for op in work if op.outcome in ("ok", "lost")}
+    missing = [
+        f"empty: none of {count} {kind} succeeded"
+        for kind, count in sorted(asked.items())
+        if count >= _MANY and kind not in succeeded
+    ]
+    if "get" not in succeeded or len(succeeded) == 1:
+        missing.append("empty: nothing was read, or nothing written")
+    spans = list(fault_spans)
     if spans and not any(
-        op.began < until and (op.ended is None or op.ended > since)
-        for op in operations
-        if not op.final
-        for since, until in spans
+        op.began < until and (op.ended is None or op.ended > since) for op in work for since, until in spans
     ):
-        verdict.unknown.append("empty: no operation while a fault lasted")
+        missing.append("empty: no operation while a fault lasted")
+    return missing

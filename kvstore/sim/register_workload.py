@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from kvstore import errors
-from kvstore.client.changes import Applied, NotApplied
+from kvstore.client.change import Applied, NotApplied
 from kvstore.client.client import Client
 from kvstore.sim.judge import Operation
 from kvstore.sim.loop import SimLoop

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from kvstore.client.client import Client
 from kvstore.sim.cluster import Cluster
 from kvstore.sim.faults import KINDS, Plan, plan
-from kvstore.sim.judge import LATE_S, Operation, Verdict, judge
+from kvstore.sim.judge import LATE_S, Operation, Verdict, judge, judge_substance
 from kvstore.sim.judge_registers import judge_registers
 from kvstore.sim.loop import SimLoop
 from kvstore.sim.loop import run as run_loop
@@ -35,6 +35,8 @@ class Shape:
     clients: int = 4
     seconds: float = 8.0
     kinds: tuple[str, ...] = KINDS
+    swarm: bool = True
+    """Draw some of the kinds; False: have them all."""
     registers: float | None = None
     """Share of calls that are linearizable; None: drawn."""
 
@@ -65,7 +67,7 @@ async def _main(seed: int, shape: Shape, *, keep_trace: bool) -> Outcome:
     loop = asyncio.get_running_loop()
     assert isinstance(loop, SimLoop)
     cluster = Cluster(loop, seed, nodes=shape.nodes, replicas=shape.replicas, keep_trace=keep_trace)
-    faults = plan(seed, nodes=shape.nodes, seconds=shape.seconds, kinds=shape.kinds)
+    faults = plan(seed, nodes=shape.nodes, seconds=shape.seconds, kinds=shape.kinds, swarm=shape.swarm)
     for number in cluster.machines:
         cluster.start(number)
     await asyncio.sleep(1.0)
@@ -80,8 +82,9 @@ async def _main(seed: int, shape: Shape, *, keep_trace: bool) -> Outcome:
     await asyncio.sleep(SETTLE_S)
     await _final_calls(cluster, workload)
     spans = [(begin + fault.at, begin + fault.at + fault.lasts) for fault in faults.faults]
-    verdict = judge(workload.history, fault_spans=spans, timed_keys=frozenset(TIMED_KEYS + TOUCHED_KEYS))
     registers = workload.registers.history
+    verdict = judge(workload.history, timed_keys=frozenset(TIMED_KEYS + TOUCHED_KEYS))
+    verdict.unknown += judge_substance(workload.history + registers, spans)
     verdict.violations += judge_registers(registers)
     verdict.violations += [f"stuck: {op}" for op in registers if op.final and op.outcome != "ok"]
     verdict.violations += [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -222,6 +223,41 @@ CASES: dict[str, tuple[Check, str, list[Operation]]] = {
         "",
         [at(0, "write", 1, ttl=5), at(1, "read", 1), op("delete", 1, None), at(2, "read", None)],
     ),
+    "ttl: gone early, then overwritten": (
+        check_ttl_here,
+        "gone before",
+        [at(0, "write", 1, ttl=5), at(1, "read", None), at(2, "write", 2, ttl=5), at(3, "read", 2)],
+    ),
+    "ttl: gone early, beside a write whose value lives longer": (
+        check_ttl_here,
+        "gone before",
+        [at(0, "write", 1, ttl=5), op("write", 0.2, None, 2, ttl=5), at(1, "read", None)],
+    ),
+    "ttl: an unresolved write may have come and ended": (
+        check_ttl_here,
+        "",
+        [at(0, "write", 1, ttl=5), at(1, "read", 1), op("write", 0.2, None, 2, ttl=1), at(2, "read", None)],
+    ),
+    "ttl: a write at the same time may be the later one": (
+        check_ttl_here,
+        "",
+        [op("write", 0, 2, 1, ttl=9), at(0.5, "write", 2, ttl=1), at(2.5, "read", None), at(0, "read", 1)],
+    ),
+    "ttl: an older write explains nothing": (
+        check_ttl_here,
+        "gone before",
+        [at(0, "write", 1, ttl=1), at(1, "write", 2, ttl=9), at(3, "read", None)],
+    ),
+    "ttl: a failed delete explains nothing": (
+        check_ttl_here,
+        "gone before",
+        [at(0, "write", 1, ttl=9), at(1, "delete", outcome="fail"), at(2, "read", None)],
+    ),
+    "ttl: what never ends is gone": (
+        check_ttl_here,
+        "gone before",
+        [at(0, "write", 1), at(2, "read", None)],
+    ),
     "ttl: touched keys are left out": (
         check_ttl_here,
         "?",
@@ -316,3 +352,35 @@ def test_the_counter_check_agrees_with_trying_every_choice() -> None:
         words[verdict.word] += 1
         assert (verdict.word is Word.OK) == counter_by_enumeration(operations, read), verdict
     assert min(words[Word.OK], words[Word.ILLEGAL]) > 500
+
+
+def _told_by_an_honest_store(dice: random.Random) -> list[Operation]:
+    """Timed writes, deletes and reads of one key, many at once; some writes come late, or never."""
+    took: list[tuple[float, float, Operation]] = []
+    for number in range(40):
+        began = dice.uniform(0, 20)
+        ended = began + dice.uniform(0, 1.5)
+        is_lost = dice.random() < 0.1
+        kind = dice.choice(("write", "write", "read", "read", "read", "delete"))
+        ttl = dice.choice((0.0, 1.0, 3.0)) if kind == "write" else 0.0
+        told = op(kind, began, None if is_lost else ended, number if kind == "write" else None, ttl=ttl)
+        done = dice.choice((began + dice.uniform(0, 5), 99.0)) if is_lost else dice.uniform(began, ended)
+        # A value ends by a clock that may be off, counted from some moment of its call.
+        end = dice.uniform(began, done) + ttl + dice.uniform(-0.5, 0.5) if ttl else 99.0
+        took.append((done, end, told))
+    held, until = None, 99.0
+    result = []
+    for done, end, each in sorted(took, key=lambda one: one[0]):
+        if each.kind != "read":
+            held, until = each.value, end
+        elif each.outcome == "ok":
+            result.append(replace(each, value=held if done < until else None))
+            continue
+        result.append(each)
+    return result
+
+
+def test_no_honest_store_lost_a_value_early() -> None:
+    verdicts = [check_ttl_here(_told_by_an_honest_store(random.Random(seed))) for seed in range(300)]
+    assert [str(verdict) for verdict in verdicts if verdict.word is Word.ILLEGAL] == []
+    assert any(verdict.word is Word.OK for verdict in verdicts)

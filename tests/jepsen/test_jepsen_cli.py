@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from jepsen_lite import history, judging, main, nemesis, runner, targets, workloads
+from jepsen_lite import history, judging, main, nemesis, runner, simulated, targets, workloads
 from jepsen_lite.history import Operation
 from jepsen_lite.judging import Judgement, Span
 from jepsen_lite.nemesis import Fault, Plan
@@ -20,6 +21,7 @@ from jepsen_lite.workloads.gatherings import check_rising, check_sums
 from jepsen_lite.workloads.quorums import explained
 from jepsen_lite.workloads.registers import check_balances
 from jepsen_lite.workloads.workload import KeyPool
+from kvstore.sim import faults, judge, run
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -100,6 +102,9 @@ def test_no_workload_lets_an_empty_history_pass(jepsen: Run, tmp_path: Path, wor
         ("run", "--target", "docker", "--links", "proxy"),
         ("run", "--nemesis", "ring", "--nodes", "3"),
         ("run", "--workload", "queue"),
+        ("run", "--time", "nan"),
+        ("run", "--rate", "nan"),
+        ("run", "--nemesis", "kill", "--dir", "a-file"),
         ("replay", "."),
         ("replay", "no-such-folder"),
     ],
@@ -108,6 +113,7 @@ def test_what_cannot_be_done_is_one_line_and_never_a_pass(
     jepsen: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    Path("a-file").touch()
     status, out, err = jepsen(*arguments)
     assert status == 2
     assert not out
@@ -128,6 +134,42 @@ def test_a_header_without_a_known_workload_is_refused(jepsen: Run, tmp_path: Pat
     history.save(path, {"workload": "queue"}, GOOD)
     status, _, err = jepsen("check", str(path))
     assert (status, "queue" in err) == (2, True)
+
+
+@pytest.mark.parametrize("faults", [5, None, [["a", "b"]], [[1]], [5], [[1.0, True]]])
+def test_a_header_whose_faults_are_none_is_refused(jepsen: Run, tmp_path: Path, faults: Any) -> None:
+    status, out, err = jepsen("check", _saved(tmp_path, GOOD, faults=faults))
+    assert (status, out) == (2, "")
+    assert "history.jsonl:1: has faults that are none" in err
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("workload", "queue"), ("target", "moon"), ("seconds", "x"), ("seconds", math.nan), ("nodes", True)],
+)
+def test_a_plan_that_is_none_is_refused(jepsen: Run, tmp_path: Path, name: str, value: Any) -> None:
+    options = Options(workload="register", nemesis="none")
+    plan = nemesis.plan("none", seed=1, nodes=3, seconds=4)
+    runner.save(tmp_path, options, plan, Outcome(Judgement([]), [], [], {}))
+    file = tmp_path / "plan.json"
+    kept = json.loads(file.read_text(encoding="utf-8"))
+    kept["options"][name] = value
+    file.write_text(json.dumps(kept), encoding="utf-8")
+    status, out, err = jepsen("replay", str(tmp_path))
+    assert (status, out) == (2, "")
+    assert "holds no plan.json of a run" in err
+
+
+def test_what_breaks_in_jepsen_lite_itself_is_no_verdict(
+    jepsen: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def broken(_: history.History) -> Judgement:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(judging, "judge_saved", broken)
+    status, out, err = jepsen("check", _saved(tmp_path, GOOD))
+    assert (status, out) == (2, "")
+    assert "ZeroDivisionError" in err
 
 
 def test_replay_runs_the_same_plan_again(
@@ -161,6 +203,52 @@ def test_target_sim_reports_the_simulators_verdict(jepsen: Run) -> None:
     status, out, _ = jepsen("run", "--target", "sim", "--nemesis", "kill", "--time", "8", "--seed", "3")
     assert "fault: " in out
     assert (status, out.splitlines()[-1]) in [(0, "verdict: ok"), (2, "verdict: unknown")]
+
+
+@pytest.mark.parametrize("name", ["flaky", "ring", "bridge", "disconnect", "halves+flaky"])
+def test_target_sim_refuses_a_nemesis_that_the_simulator_has_not(jepsen: Run, name: str) -> None:
+    status, out, err = jepsen("run", "--target", "sim", "--nemesis", name, "--time", "4")
+    assert (status, out) == (2, "")
+    assert f"has no nemesis {name.removeprefix('halves+')}; it has none, halves, " in err
+
+
+def test_target_sim_knows_what_each_part_of_a_nemesis_stands_for(jepsen: Run) -> None:
+    assert simulated.parts_of("halves+pause") == {"halves": ("halves",), "pause": ("pause",)}
+    assert simulated.parts_of("all") == {"all": faults.KINDS}
+    for name in simulated.NAMES:
+        assert set(simulated.parts_of(name)[name]) <= set(faults.KINDS)
+    assert f"nemeses of the target sim: {', '.join(simulated.NAMES)}\n" in jepsen("list")[1]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_simulator_has_every_kind_that_was_named(seed: int) -> None:
+    named = ("halves", "slow")
+    one, again = (faults.plan(seed, nodes=5, seconds=8, kinds=named, swarm=False) for _ in range(2))
+    assert one == again
+    assert {fault.kind for fault in one.faults} == set(named)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "violations", "word"),
+    [
+        (("halves", "pause"), [], Word.OK),
+        (("pause",), [], Word.UNKNOWN),
+        (("pause",), ["lost"], Word.ILLEGAL),
+    ],
+)
+def test_target_sim_passes_nothing_for_a_fault_that_it_never_met(
+    monkeypatch: pytest.MonkeyPatch, kinds: tuple[str, ...], violations: list[str], word: Word
+) -> None:
+    def pretended(seed: int, shape: run.Shape) -> run.Outcome:
+        assert (shape.kinds, shape.swarm) == (("halves", "pause"), False)
+        met = faults.Plan(kinds, tuple(faults.Fault(1.0, 1.0, kind) for kind in kinds))
+        verdict = judge.Verdict(violations)
+        return run.Outcome(seed, verdict, "", met, 9, 9, 4.0, [], [], [])
+
+    monkeypatch.setattr(run, "simulate", pretended)
+    told = simulated.simulate(Options(workload="register", nemesis="halves+pause"))
+    assert (told.word, told.text.splitlines()[-1]) == (word, f"verdict: {word}")
+    assert ("no fault of halves was drawn" in told.text) == ("halves" not in kinds)
 
 
 # --- what only a run can tell, on made-up runs ---------------------------------------------

@@ -36,6 +36,10 @@ def missed(at: float, code: str, error: str = "no-such-link", **more: Any) -> Op
     return op("resolve", code, at, outcome="fail", error=error, **more)
 
 
+def taken(at: float, url: str) -> Operation:
+    return op("make", "mine", at, url, outcome="fail", error="alias-taken")
+
+
 def click(at: float, code: str = "c", service: str = "s", **more: Any) -> Operation:
     return op("click", code, at, "u", expected=service, **more)
 
@@ -69,6 +73,8 @@ SHORT = make(1.0, "u", "c", ttl=2.0)
         (check_claims, [make(1.0, "u", "mine", alias="mine"), make(1.0, "v", "mine")]),
         (check_claims, [make(1.0, "u", "c"), make(2.0, "u", "d")]),
         (check_claims, [make(1.0, "u", "other", alias="mine")]),
+        (check_claims, [MADE, *(taken(2.0, f"u{n}") for n in range(9))]),
+        (check_claims, [MADE, taken(2.0, "u1"), make(3.0, "v", "mine", alias="mine")]),
         (check_clicks, [click(1.0), op("total", "c", 2.0, 2)]),
         (check_clicks, [click(1.0), op("total", "c", 0.5, 1)]),
         (check_clicks, [click(1.0), click(2.0), op("total", "c", 9.0, 1, final=True)]),
@@ -105,6 +111,9 @@ def test_broken_histories_are_convicted(check: Check, operations: list[Operation
         # The first request, of which nobody heard, began the time of the link.
         (check_lives, [lost(0.0, "u", ttl=2.0), SHORT, missed(2.1, "c", "link-gone")]),
         (check_claims, [make(1.0, "u", "c"), make(2.0, "u", "c"), lost(1.0, "v", alias="c")]),
+        (check_claims, [make(1.0, "u", "mine", alias="mine"), taken(1.005, "v"), taken(0.995, "w")]),
+        (check_claims, [MADE, lost(1.0, "u", alias="mine"), taken(2.0, "v")]),
+        (check_claims, [make(1.0, "u", "mine"), taken(2.0, "v")]),
         (check_clicks, [click(1.0), click(2.0), op("total", "c", 1.5, 1), op("total", "c", 9, 2, final=True)]),  # noqa: E501
         (check_clicks, [click(1.0), op("total", "c", 2.0, 0), op("total", "c", 9.0, 1, final=True)]),
         (check_clicks, [click(1.0), op("crash", "s", 2.0), op("total", "c", 9.0, 0, final=True)]),
