@@ -241,7 +241,7 @@ class LocalNodes:
         """
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while not all(
+                while not all(  # noqa: ASYNC110  for some milliseconds of a start; links tell nobody
                     peer["up"] for node in self.nodes.values() for peer in node.status()["peers"].values()
                 ):
                     await asyncio.sleep(_LOOK_AGAIN_S)
