@@ -183,7 +183,8 @@ class Group:
             self._cut_part()
         self._flying_ceiling = ceiling
         self._flying_counts = (self.keys, self.tombstones)
-        if not self.staged:  # else some of it belongs to what is left
+        # A ceiling alone is not absorbed, so it takes nothing along; and some may belong to what is left.
+        if self.flying and not self.staged:
             self._flying_retired, self.staged_retired = self.staged_retired, []
         return segment.encode_batch(ceiling, self.keys, self.tombstones, self.flying)
 

@@ -275,22 +275,26 @@ class Store:
         if not expire:
             return 0
         due, based = self._tables.take_due(now_ms, self._options.expiry_keys_per_tick)
-        for key in (*due, *based):
-            expires, skey = split_expiry_key(key)
-            try:
-                reclaimed += self._reclaim(skey, expires)
-            except errors.DamagedRecord:
-                continue  # whoever asks for it is told; others are not disturbed
-        # Done with, or left behind by a crash, which forgets what was retired.
-        self._group.staged_retired += based
+        for key in due:
+            reclaimed += self._expire(key)
+        for key in based:
+            if self._expire(key):
+                reclaimed += 1
+            else:
+                # Left behind by a crash, which forgets what was retired, or nothing to be done about it.
+                self._group.staged_retired.append(key)
         if reclaimed:
             # Nobody waits for it; a failure reaches everybody through `on_failure`.
             self.commit(lambda _error: None)
         return reclaimed
 
-    def _reclaim(self, skey: bytes, expires: bytes) -> bool:
-        """Replace the record by its tombstone, if it is still the one that expires then."""
-        old = self._group.staged.get(skey) or self._group.flying.get(skey) or self.get(skey)
+    def _expire(self, key: bytes) -> bool:
+        """Replace a record by its tombstone, if it is still the one that expires then, and whole."""
+        expires, skey = split_expiry_key(key)
+        try:
+            old = self._group.staged.get(skey) or self._group.flying.get(skey) or self.get(skey)
+        except errors.DamagedRecord:
+            return False  # whoever asks for it is told; others are not disturbed
         if old is None or old[8:16] != expires or old[16] == _TOMBSTONE:
             return False
         self._stage(skey, records.reclaim(old), old)

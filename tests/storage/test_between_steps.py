@@ -215,3 +215,28 @@ def test_a_damaged_record_that_is_due_is_left_and_the_others_expire(tmp_path: Pa
         store.get(skey("bad"))
     rig.settle()
     store.close()
+
+
+def test_what_was_retired_is_not_forgotten_by_a_group_of_nothing_but_a_ceiling() -> None:
+    rig = renewed_and_crashed(200, memtable_bytes=20_000)
+    store = rig.open()
+    assert store.tick(NOW + 5_000) == 0, "left behind by the crash, each renewed without an end"
+    store.stage_ceiling(1 << 40)
+    rig.commit(store)
+    rig.put(store, KEY, value(1 << 20))
+    store.close()
+    assert rig.backing.expiring == []
+
+
+def test_what_expires_is_retired_once() -> None:
+    rig = StoreRig()
+    store = rig.open()
+    rig.put(store, KEY, value(1, expires_ms=NOW + 1_000))
+    store.close()
+    store = rig.open()
+    assert len(rig.backing.expiring) == 1
+    assert store.tick(NOW + 2_000) == 1
+    assert len(store._group._flying_retired) == 1
+    rig.settle()
+    store.close()
+    assert rig.backing.expiring == []
