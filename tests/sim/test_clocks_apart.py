@@ -3,41 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
 
 import pytest
+from sim_play import played
 
 from kvstore import errors
 from kvstore.core import record as records
 from kvstore.core import version as versions
 from kvstore.core.ring import storage_key
 from kvstore.sim.cluster import Cluster
-from kvstore.sim.loop import SimLoop, run
 from kvstore.types import NodeId
 
 pytestmark = pytest.mark.sim
 DAY_MS = 86_400_000
-
-Play = Callable[[Cluster], Coroutine[None, None, None]]
-
-
-def played(nodes: int, play: Play) -> None:
-    """Run it on a cluster of its own whose clocks are right, for at most a simulated minute."""
-
-    async def main() -> None:
-        loop = asyncio.get_running_loop()
-        assert isinstance(loop, SimLoop)
-        cluster = Cluster(loop, 1, nodes=nodes, replicas=3, keep_trace=False)
-        for machine in cluster.machines.values():
-            machine.drift = machine.offset_ms = 0.0
-            machine.set_clock_right()
-            cluster.start(machine.number)
-        async with asyncio.timeout(60):
-            await asyncio.sleep(1)
-            await play(cluster)
-        cluster.end()
-
-    run(main())
 
 
 def ahead_ms(cluster: Cluster, number: NodeId, key: bytes) -> float:
@@ -84,7 +62,7 @@ def test_a_read_spreads_no_record_from_the_future_to_the_node_that_asked() -> No
         again = await cluster.client(4, url=cluster.urls[1], pinned=True)
         assert not (await again.put("other", b"x")).superseded
 
-    played(3, play)
+    played(play, clocks_right=True)
 
 
 def test_who_reads_and_then_writes_is_not_superseded_by_what_it_read() -> None:
@@ -105,4 +83,4 @@ def test_who_reads_and_then_writes_is_not_superseded_by_what_it_read() -> None:
         assert found is not None
         assert found.value == b"2"
 
-    played(5, play)
+    played(play, nodes=5, clocks_right=True)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
+import sim_play
 
 from kvstore import errors
 from kvstore.core.changes import Request
@@ -17,7 +18,6 @@ from kvstore.core.ring import storage_key
 from kvstore.node.node import Node
 from kvstore.node.proposers import Proposers, awaited
 from kvstore.sim.cluster import Cluster, Machine
-from kvstore.sim.loop import SimLoop, run
 from kvstore.types import NodeId, OperationId
 
 pytestmark = pytest.mark.sim
@@ -29,9 +29,9 @@ ROUND_S = 0.05
 class Scene:
     """Three nodes, seen from the owners of one key."""
 
-    def __init__(self, loop: SimLoop) -> None:
-        self.loop = loop
-        self.cluster = Cluster(loop, 1, nodes=3, replicas=3, keep_trace=False)
+    def __init__(self, cluster: Cluster) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.cluster = cluster
         self.first, *self.others = self.cluster.topology.preference(KEY)
         self._names = 0
 
@@ -99,21 +99,9 @@ class Scene:
 Play = Callable[[Scene], Coroutine[Any, Any, None]]
 
 
-def played(play: Play, *, minutes: int = 1) -> None:
-    """Run it on a cluster of its own, for so long at most by its own clock."""
-
-    async def main() -> None:
-        loop = asyncio.get_running_loop()
-        assert isinstance(loop, SimLoop)
-        scene = Scene(loop)
-        for number in scene.cluster.machines:
-            scene.cluster.start(number)
-        async with asyncio.timeout(60 * minutes):
-            await asyncio.sleep(1)
-            await play(scene)
-        scene.cluster.end()
-
-    run(main())
+def played(play: Play, *, within_s: float = 60) -> None:
+    """Run it as seen from the owners of a key of a cluster of its own."""
+    sim_play.played(lambda cluster: play(Scene(cluster)), within_s=within_s)
 
 
 def test_what_was_never_proposed_ends_as_refused() -> None:
@@ -239,4 +227,4 @@ def test_disks_that_are_slower_than_a_phase_are_waited_for() -> None:
         both = [scene.asking(scene.first, within=30), scene.asking(scene.first, within=30)]
         assert [await each for each in both] == [b"5", b"6"]
 
-    played(play, minutes=3)
+    played(play, within_s=180)

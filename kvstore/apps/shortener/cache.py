@@ -12,7 +12,8 @@ Rules kept here:
 
 How old an answer may be: an entry lives `ttl_s`; entries read from one replica are trusted until
 `verify_s` after the last quorum read of that code, and the first read of all is followed by a quorum read
-after `ttl_s`. So a change made elsewhere is seen within `verify_s + ttl_s`, while a quorum can be reached.
+after `ttl_s`. So a change made elsewhere is seen within `verify_s + ttl_s`, while a quorum can be reached
+and the entry is not pushed out: one that is forgotten early is read from one replica again.
 """
 
 from __future__ import annotations
