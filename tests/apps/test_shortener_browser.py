@@ -149,6 +149,7 @@ async def test_a_narrow_screen_needs_no_scrolling_sideways(browser: Browser, bas
     await shortened(page, base, "an-alias-that-is-as-long-as-aliases-may-be-0123456789-0123456789"[:64])
     address = page.url
     await clicked(context, address.replace("/links/", "/"), 1)
+    await page.get_by_role("img", name="Last 48 hours: 1 click").wait_for()
     for path in (address, base, f"{address.replace('/links/', '/')}+"):
         await page.goto(path)
         assert await page.evaluate("document.documentElement.scrollWidth") <= 320, path

@@ -30,7 +30,8 @@ def columns(rows: Sequence[Row], *, title: str) -> Markup:
         if n
     ]
     first, last = (rows[0][0], rows[-1][0]) if rows else ("", "")
-    summary = f"{title}: {sum(n for _, n in rows)} clicks"
+    total = sum(n for _, n in rows)
+    summary = f"{title}: {total} {'click' if total == 1 else 'clicks'}"
     return (
         Markup("<figure><figcaption>{}</figcaption>").format(title)
         + Markup('<svg class="columns" viewBox="0 0 {} {}" preserveAspectRatio="none" ').format(
