@@ -28,7 +28,7 @@ from kvstore.client.nodes import Nodes
 from kvstore.client.pages import Scan
 from kvstore.client.receipt import Entry, Location, Receipt, receipt_of
 from kvstore.client.registers import RegisterVerbs
-from kvstore.client.terms import Key, Terms, check_timeout, key_bytes, level_of
+from kvstore.client.terms import Key, Terms, check_timeout, key_bytes, keys_bytes, level_of
 from kvstore.client.urls import addresses_of, check_node
 from kvstore.core import hashing
 from kvstore.core.retry import RetryBudget, RetryPolicy
@@ -231,7 +231,7 @@ class Client(RegisterVerbs, CounterVerbs):
     ) -> dict[Key, Entry | None]:
         """Each key's entry or None, in the order asked for. Raises the first error of a key that failed."""
         options = self._terms.read(consistency, r)
-        asked = [(key, key_bytes(key)) for key in keys]
+        asked = keys_bytes(keys)
         request = Request(
             method="get_many",
             params=lambda part, t: messages.encode_get_many(part, {**options, "t": t}),
@@ -261,7 +261,7 @@ class Client(RegisterVerbs, CounterVerbs):
         Raises errors.BatchFailed when some keys failed; it says which, and the others are done.
         """
         terms = self._terms
-        asked: list[tuple[Key, bytes]] = [(key, key_bytes(key)) for key in items]
+        asked = keys_bytes(items)
         data = {key_bytes(key): steps.encoded(self._codec, value) for key, value in items.items()}
         options = terms.write(consistency, w, durability) | terms.ends(ttl, expires_at)
         operation = terms.operation()
@@ -288,6 +288,7 @@ class Client(RegisterVerbs, CounterVerbs):
     ) -> dict[Key, Receipt]:
         """Delete each key. Raises errors.BatchFailed as `put_many` does."""
         terms = self._terms
+        asked = keys_bytes(keys)
         options, operation = terms.write(consistency, w, durability), terms.operation()
         request = Request(
             method="delete_many",
@@ -297,7 +298,7 @@ class Client(RegisterVerbs, CounterVerbs):
             sizes={},
         )
         batch = Batch(self._caller, request, timeout=terms.timeout(timeout), dice=self._dice)
-        return await steps.write_many(batch, [(key, key_bytes(key)) for key in keys])
+        return await steps.write_many(batch, asked)
 
     def scan(
         self,

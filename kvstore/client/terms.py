@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
@@ -28,6 +29,16 @@ def key_bytes(key: Key) -> bytes:
         raise errors.BadOption(option="key", given=type(key).__name__, allowed="str or bytes")
     admission.check_key(raw)
     return raw
+
+
+def keys_bytes(keys: Iterable[Key]) -> list[tuple[Key, bytes]]:
+    """Each key as it was given and as the store has it. Raises errors.BadKey, errors.BadOption.
+
+    One str is refused: it would be taken for as many keys as it has characters.
+    """
+    if isinstance(keys, str | bytes) or not isinstance(keys, Iterable):
+        raise errors.BadOption(option="keys", given=repr(keys)[:100], allowed="several keys: a list, say")
+    return [(key, key_bytes(key)) for key in keys]
 
 
 def shown_key(raw: bytes) -> Key:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from urllib.parse import urlsplit
 
 from kvstore import errors
@@ -16,6 +16,8 @@ _SHAPE = "kv://host:port[,host:port...]"
 def addresses_of(url: str | Sequence[str]) -> list[str]:
     """`host:port` each, in the given order, each once. Raises errors.BadOption."""
     found: list[str] = []
+    if not isinstance(url, Iterable):
+        raise errors.BadOption(option="url", given=repr(url)[:200], allowed=_SHAPE)
     for each in [url] if isinstance(url, str) else url:
         scheme, marker, rest = each.partition("://") if isinstance(each, str) else ("", "", "")
         if not marker or scheme != "kv":

@@ -314,6 +314,8 @@ def test_urls(url: Any, addresses: list[str]) -> None:
         "kv://a\0b:1",
         [],
         [7],
+        7,
+        None,
     ],
 )
 def test_a_wrong_url_is_refused(url: Any) -> None:
