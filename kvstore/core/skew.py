@@ -7,7 +7,8 @@ Rules kept here:
 - a wall clock that jumped against the monotonic clock is not trusted until it agrees, with itself, with a
   majority of the cluster: one peer may have jumped along, having asked the same broken time server. With
   no peer known there is nobody to disagree with, and the jump is accepted;
-- a clock that differs from the majority of the known peers by more than the drift is not trusted.
+- nor is one that any known peer's differs from by more than the drift, until a majority of the cluster
+  agrees: of those that can be reached just now the wrong ones may be more.
 """
 
 from __future__ import annotations
@@ -66,6 +67,5 @@ class ClockGuard:
         off = [offset for offset in peers.values() if offset > limit or offset < -limit]
         if len(peers) - len(off) + 1 >= self._majority:
             self._jump_ms = 0
-        if off and 2 * len(off) > len(peers):
-            return -sorted(off)[len(off) // 2]
-        return self._jump_ms or None
+            return None
+        return -sorted(off)[len(off) // 2] if off else self._jump_ms or None
