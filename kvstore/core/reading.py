@@ -4,7 +4,8 @@ Rules kept here:
 - the newest record wins, by the order of `core.record`;
 - the answer waits until enough replicas hold the newest for every later read of the same level to meet it
   (N - R + 1, a majority, and R itself), so that reads never go back in time;
-- who answered with something older, or nothing, is asked once to take the newest;
+- who answered with something older, or nothing, is asked once to take the newest, one repair at a time:
+  so it is known which one the answer is about;
 - a replica that answers late with something newer still makes that the newest, until the verdict.
 """
 
@@ -25,7 +26,9 @@ def holders_needed(needed: int, copies: int) -> int:
 class ReadDecision:
     """The answers to one read so far, and what follows from them."""
 
-    __slots__ = ("_answers", "_asked", "_failed", "_holders", "_verdict", "needed", "newest", "replicas")
+    __slots__ = (
+        "_answers", "_asked", "_failed", "_holders", "_mending", "_verdict", "needed", "newest", "replicas",
+    )  # fmt: skip
 
     def __init__(self, replicas: tuple[NodeId, ...], needed: int, holders: int) -> None:
         assert 1 <= needed <= len(replicas), (needed, replicas)
@@ -36,6 +39,9 @@ class ReadDecision:
         self._holders = holders
         self._answers: dict[NodeId, bytes | None] = {}
         self._asked: dict[NodeId, bytes] = {}
+        """The repair that each was sent last."""
+        self._mending: set[NodeId] = set()
+        """Whose repair is under way."""
         self._failed = 0
         self._verdict = _PENDING
 
@@ -54,14 +60,15 @@ class ReadDecision:
 
     def fail(self, node: NodeId) -> Verdict:
         """No answer, or no repair, will come from a replica."""
+        self._mending.discard(node)
         self._failed |= 1 << self.replicas.index(node)
         return self._judge()
 
     def repaired(self, node: NodeId) -> Verdict:
         """A replica durably took what it was asked to take."""
-        taken = self._asked.get(node)
-        if taken is not None:
-            self._answers[node] = taken
+        if node in self._mending:
+            self._mending.discard(node)
+            self._answers[node] = self._asked[node]
         return self._judge()
 
     def repairs(self) -> tuple[NodeId, ...]:
@@ -72,10 +79,14 @@ class ReadDecision:
         behind = tuple(
             node
             for node, record in self._answers.items()
-            if record != newest and self._asked.get(node) != newest and not self._holds(record)
+            if record != newest
+            and node not in self._mending
+            and self._asked.get(node) != newest
+            and not self._holds(record)
         )
         for node in behind:
             self._asked[node] = newest
+            self._mending.add(node)
         return behind
 
     @property

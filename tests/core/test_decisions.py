@@ -151,6 +151,7 @@ def test_a_read_returns_the_newest_counted_answer_and_enough_replicas_hold_it(
     holders = holders_needed(needed, copies)
     decision = ReadDecision(nodes, needed, holders)
     asked: dict[NodeId, bytes] = {}
+    under_way: dict[NodeId, list[bytes]] = {node: [] for node in nodes}
     counted: list[bytes | None] = []
     reached = False
     for what, at in events:
@@ -160,16 +161,18 @@ def test_a_read_returns_the_newest_counted_answer_and_enough_replicas_hold_it(
                 counted.append(truth[node])
             verdict = decision.answer(node, truth[node])
         elif what == "fail":
+            del under_way[node][:1]
             verdict = decision.fail(node)
         else:
-            if node in asked:
-                truth[node] = asked[node]
+            if under_way[node]:  # answered in the order they were asked
+                truth[node] = max(truth[node] or b"", under_way[node].pop(0))
             verdict = decision.repaired(node)
         for behind in decision.repairs():
             assert asked.get(behind) != decision.newest, "asked once for each newest"
             assert decision.newest is not None
             assert truth[behind] is None or records.is_newer(decision.newest, truth[behind])
             asked[behind] = decision.newest
+            under_way[behind].append(decision.newest)
         if verdict is Verdict.REACHED and not reached:
             reached = True
             best = max((r for r in counted if r is not None), default=None)
@@ -191,6 +194,33 @@ def test_a_repair_nobody_asked_for_and_a_second_answer_change_nothing() -> None:
     decision.answer(NODES[1], record(2))
     assert decision.repairs() == (NODES[0],)
     assert decision.repaired(NODES[0]) is Verdict.REACHED
+
+
+def test_the_answer_to_a_repair_says_nothing_of_what_was_found_newer_meanwhile() -> None:
+    """Simulator, seed 15300168: the newest was on one replica, and the read was answered as if on two."""
+    one, two, three = NODES[:3]
+    decision = ReadDecision((one, two, three), 2, 2)
+    decision.answer(one, record(1))
+    decision.answer(two, record(2))
+    assert decision.repairs() == (one,)
+    decision.answer(three, record(3))
+    assert decision.repairs() == (two,), "one has not told what became of the first"
+    assert decision.repaired(one) is Verdict.PENDING, "it holds the second, not the third"
+    assert decision.repairs() == (one,)
+    assert decision.repaired(one) is Verdict.REACHED
+
+
+def test_a_repair_that_failed_is_not_the_last_one_when_something_newer_is_found() -> None:
+    one, two, three = NODES[:3]
+    decision = ReadDecision((one, two, three), 2, 2)
+    decision.answer(one, record(1))
+    decision.answer(two, record(2))
+    assert decision.repairs() == (one,)
+    decision.fail(one)
+    assert decision.repairs() == ()
+    decision.answer(three, record(3))
+    assert decision.repairs() == (one, two)
+    assert decision.repaired(one) is Verdict.REACHED
 
 
 def test_a_read_is_lost_when_its_level_or_its_repair_cannot_be_had() -> None:
