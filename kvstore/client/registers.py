@@ -172,18 +172,23 @@ class RegisterVerbs:
         """Read, compute `change(value or None)`, and compare-and-set, until nobody came in between.
 
         `change` may run several times and must have no effects of its own; None deletes. Raises
-        errors.Contended when others kept coming in between, or what a call raises.
+        errors.Contended when others kept coming in between, or what a call raises. With less time left
+        than twice the quickest try so far took none is begun: it would end `Unresolved`.
         """
-        whole = self._terms.timeout(timeout)
-        deadline = self._clock.monotonic() + whole
-        pause = _BACKOFF_S
-        while (left := deadline - self._clock.monotonic()) > 0.001:
+        now, whole = self._clock.monotonic, self._terms.timeout(timeout)
+        deadline = now() + whole
+        pause, needed = _BACKOFF_S, 0.0
+        while (left := deadline - now()) > max(0.001, needed):
+            began = now()
             found = await self._read(key, left)
             new = change(found[0])
-            left = max(deadline - self._clock.monotonic(), 0.001)
+            left = max(deadline - now(), 0.001)
+            if left < needed:
+                break
             done = await self.cas(key, new=new, expected_version=found[1], ttl=ttl, timeout=left)
             if isinstance(done, Applied):
                 return done
+            needed = min(needed or whole, 2 * (now() - began))
             await asyncio.sleep(self._dice.random() * pause)
             pause = min(pause * 2, _BACKOFF_S_MAX)
         raise errors.Contended(key=repr(key), timeout_ms=int(whole * 1000))

@@ -139,15 +139,19 @@ class RegisterVerbs(Verbs):
         now, dice = self._thread.now, system_dice()
         whole = self._timeout if timeout is None else timeout
         deadline = now() + whole
-        pause, left = _BACKOFF_S, timeout
-        while left is None or left > 0.001:
+        pause, left, needed = _BACKOFF_S, timeout, 0.0
+        while left is None or left > max(0.001, needed):
+            began = now()
             entry = self._run(self._client.get(key, consistency=Consistency.LINEARIZABLE, timeout=left))
             new = change(None if entry is None else entry.value)
             left = max(deadline - now(), 0.001)
+            if left < needed:
+                break
             expected = 0 if entry is None else entry.version
             done = self.cas(key, new=new, expected_version=expected, ttl=ttl, timeout=left)
             if isinstance(done, Applied):
                 return done
+            needed = min(needed or whole, 2 * (now() - began))
             time.sleep(dice.random() * pause)
             pause, left = min(pause * 2, _BACKOFF_S_MAX), deadline - now()
         raise errors.Contended(key=repr(key), timeout_ms=int(whole * 1000))
