@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-from kvstore import Applied, NotApplied, Receipt
+from kvstore import Applied, Change, NotApplied, Receipt
 
 _VERSION = struct.Struct(">Q")
 _CHANGE = """
@@ -45,6 +45,15 @@ class Entry:
 
     value: bytes
     version: int
+
+
+class _Changes:
+    """Of all changes the limiter makes one kind."""
+
+    @staticmethod
+    def cas(key: bytes, *, new: bytes, expected_version: int, ttl: float | None = None) -> Change:
+        """By version."""
+        return Change(key, bytes(16), "cas", (new, expected_version, ttl))
 
 
 def _done(version: int, *, is_applied: bool, found: bytes | None = None) -> Applied | NotApplied:
@@ -132,6 +141,29 @@ class RedisStore:
     ) -> Applied | NotApplied:
         """By version."""
         return await self._change("version", key, expected_version, new, _ends_ms(expires_at, ttl))
+
+    async def get_and_set(self, key: str | bytes, value: bytes, *, ttl: float, **_options: Any) -> Applied:
+        """Of it the limiter's clock wants only when it ends, by the server's time."""
+        seconds, micros = await self._redis.time()
+        await self._redis.set(key, _VERSION.pack(1) + value, px=int(ttl * 1000))
+        return Applied(1, None, seconds + micros / 1e6 + ttl, False, Receipt(1, 1, (1,)))
+
+    @property
+    def change(self) -> type[_Changes]:
+        """Makes what `change_many` sends."""
+        return _Changes
+
+    async def change_many(
+        self,
+        changes: Iterable[Change],
+        *,
+        on_outcome: Callable[[Change, Applied | NotApplied], None],
+        **_options: Any,
+    ) -> None:
+        """One after the other: seldom is there more than one."""
+        for change in changes:
+            new, expected, ttl = change.args
+            on_outcome(change, await self.cas(change.key, new=new, expected_version=expected, ttl=ttl))
 
     async def delete_if(
         self, key: str, *, expected_version: int | None = None, expected_value: bytes | None = None
